@@ -1,0 +1,93 @@
+"""What can go wrong, told by type: whose fault is it, and will trying again help?
+
+    SlicewatchError
+    ├── InvalidRequest          the caller's fault; the same request fails again   (422)
+    │   ├── TooLarge            over a limit named in the answer                   (413)
+    │   ├── Unauthorized        no such key                                        (401)
+    │   ├── Forbidden           the key lacks the scope                            (403)
+    │   ├── NotFound            no such object, or someone else's                  (404)
+    │   └── Conflict            it contradicts what is there                       (409)
+    ├── TryLater                nobody's fault; the same request will pass         (503)
+    │   └── RateLimited         this tenant is over its rate                       (429)
+    ├── Damaged                 stored bytes fail their check; a person must look
+    └── StorageFailed           the disk or the database failed; the process must end (exit 74)
+"""
+
+from __future__ import annotations
+
+
+class SlicewatchError(Exception):
+    """Root of all that Slicewatch raises on purpose."""
+
+
+class InvalidRequest(SlicewatchError):
+    """The caller's fault: the message names the field and the problem, never the value."""
+
+    status = 422
+    title = "Unprocessable content"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+
+class TooLarge(InvalidRequest):
+    """A body or collection over its limit."""
+
+    status = 413
+    title = "Content too large"
+
+
+class Unauthorized(InvalidRequest):
+    """No live key with this id and secret."""
+
+    status = 401
+    title = "Unauthorized"
+
+
+class Forbidden(InvalidRequest):
+    """The key is live and lacks the scope."""
+
+    status = 403
+    title = "Forbidden"
+
+
+class NotFound(InvalidRequest):
+    """No such object for this tenant."""
+
+    status = 404
+    title = "Not found"
+
+
+class Conflict(InvalidRequest):
+    """The request contradicts what is stored."""
+
+    status = 409
+    title = "Conflict"
+
+
+class TryLater(SlicewatchError):
+    """Nothing is wrong with the request; send it again after `retry_after_seconds`."""
+
+    status = 503
+    title = "Service unavailable"
+
+    def __init__(self, detail: str, retry_after_seconds: int = 1) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.retry_after_seconds = retry_after_seconds
+
+
+class RateLimited(TryLater):
+    """This tenant is over its rate; others are not affected."""
+
+    status = 429
+    title = "Too many requests"
+
+
+class Damaged(SlicewatchError):
+    """Stored bytes fail their check. Never skipped in silence."""
+
+
+class StorageFailed(SlicewatchError):
+    """A commit failed for I/O. It is never retried: the process ends with exit code 74."""

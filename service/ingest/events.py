@@ -1,0 +1,415 @@
+"""EventBatch: the rows of one request as columns, and the frame that the journal stores.
+
+One codec for every door: a decoder (JSON, Arrow, OTLP, a file) makes an `EventBatch`, the journal
+keeps its frame, and everything behind the journal reads columns. `Categories` hold text: a code a
+row and each distinct value once, which is small for an attribute and no worse than a list for a
+transcript.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+Bools = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float64]
+Codes = npt.NDArray[np.int32]
+Ints = npt.NDArray[np.int64]
+Hashes = npt.NDArray[np.uint64]
+
+PREDICTION: Final = 1  # bits of EventBatch.kind; a row with its truth inside carries both
+LABEL: Final = 2
+
+FRAME_VERSION: Final = 1
+
+
+def hash_ids(ids: Sequence[str]) -> Hashes:
+    """64-bit xxh3 of each id: the same on every machine and in every process."""
+    digest = xxhash.xxh3_64_intdigest
+    return np.array([digest(i) for i in ids], np.uint64)
+
+
+@dataclass(frozen=True, slots=True)
+class Categories:
+    """A column of text: `values[codes[i]]`, or absent where the code is -1."""
+
+    codes: Codes
+    values: list[str]
+
+    @classmethod
+    def of(cls, column: Sequence[str | None]) -> Categories:
+        """Code a column in order of first appearance."""
+        index: dict[str | None, int] = {}
+        for value in column:
+            if value not in index:
+                index[value] = len(index)
+        if None not in index:
+            codes = np.fromiter(map(index.__getitem__, column), np.int32, len(column))
+            return cls(codes, list(index))  # type: ignore[arg-type]
+        values = [value for value in index if value is not None]
+        index = {value: code for code, value in enumerate(values)}
+        index[None] = -1
+        codes = np.fromiter(map(index.__getitem__, column), np.int32, len(column))
+        return cls(codes, values)
+
+    @classmethod
+    def absent(cls, n: int) -> Categories:
+        """A column in which no row has a value."""
+        return cls(np.full(n, -1, np.int32), [])
+
+    @property
+    def present(self) -> Bools:
+        """Which rows have a value."""
+        return self.codes >= 0
+
+    def tolist(self) -> list[str | None]:
+        """The values row by row."""
+        table: list[str | None] = [*self.values, None]
+        return [table[code] for code in self.codes.tolist()]
+
+    def take(self, rows: npt.NDArray[np.intp]) -> Categories:
+        """The same column at `rows`, with only the values that these use."""
+        codes = self.codes[rows]
+        used, inverse = np.unique(codes, return_inverse=True)
+        if used.size and used[0] == -1:
+            return Categories((inverse - 1).astype(np.int32), [self.values[i] for i in used[1:]])
+        return Categories(inverse.astype(np.int32), [self.values[i] for i in used])
+
+    @staticmethod
+    def concatenate(columns: Sequence[Categories]) -> Categories:
+        """One column after another, values merged."""
+        index: dict[str, int] = {}
+        parts = []
+        for column in columns:
+            merged = [index.setdefault(value, len(index)) for value in column.values]
+            lookup = np.array([*merged, -1], np.int32)
+            parts.append(lookup[column.codes])
+        return Categories(np.concatenate(parts) if parts else np.empty(0, np.int32), list(index))
+
+
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """Ragged float32 arrays: row i is `values[offsets[i]:offsets[i + 1]]`, empty where absent."""
+
+    offsets: Ints  # shape (n + 1,)
+    values: npt.NDArray[np.float32]
+
+    def take(self, rows: npt.NDArray[np.intp]) -> Vectors:
+        """The same column at `rows`."""
+        lengths = np.diff(self.offsets)[rows]
+        offsets = np.concatenate(([0], np.cumsum(lengths)))
+        within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
+        return Vectors(offsets, self.values[np.repeat(self.offsets[rows], lengths) + within])
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """Numbers and texts in one column, as outputs, truths and features are; both absent is null.
+
+    A boolean is the text "true" or "false".
+    """
+
+    number: Floats | None = None  # NaN where the row has none
+    text: Categories | None = None
+    vector: Vectors | None = None
+
+    def take(self, rows: npt.NDArray[np.intp]) -> Value:
+        """The same column at `rows`."""
+        return Value(
+            None if self.number is None else self.number[rows],
+            None if self.text is None else self.text.take(rows),
+            None if self.vector is None else self.vector.take(rows),
+        )
+
+    def present(self, n: int) -> Bools:
+        """Which rows have a value of any type."""
+        there = np.zeros(n, np.bool_)
+        if self.number is not None:
+            there |= ~np.isnan(self.number)
+        if self.text is not None:
+            there |= self.text.present
+        if self.vector is not None:
+            there |= np.diff(self.vector.offsets) > 0
+        return there
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A row that was refused; the others of its request were not."""
+
+    index: int  # the row's place in the request, from 0
+    id: str | None  # its id, where one could be read and is well formed
+    reason: str  # names the field and the problem, never the value
+
+
+@dataclass(frozen=True, slots=True)
+class EventBatch:
+    """Predictions and labels of one tenant's request as columns, in the order they were sent."""
+
+    ids: list[str]
+    kind: npt.NDArray[np.uint8]  # PREDICTION | LABEL
+    time: Ints  # microseconds since 1970, UTC: of the inference, or of the labelling
+    model: Categories
+    version: Categories
+    attributes: dict[str, Categories] = field(default_factory=dict)
+    features: dict[str, Value] = field(default_factory=dict)
+    output: Value = Value()
+    truth: Value = Value()
+    cluster: Categories | None = None
+    stratum: Categories | None = None
+    confidence: Floats | None = None  # NaN where absent, as in all that follow
+    loss: Floats | None = None
+    errors: Floats | None = None
+    total: Floats | None = None
+    inclusion_probability: Floats | None = None
+    positions: Ints | None = None  # each row's index in its request; None: 0, 1, 2, ...
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def position(self, row: int) -> int:
+        """The index that a row had in its request."""
+        return row if self.positions is None else int(self.positions[row])
+
+    def take(self, rows: npt.NDArray[np.intp]) -> EventBatch:
+        """The rows at these places, in that order."""
+
+        def some(column: Floats | None) -> Floats | None:
+            return None if column is None else column[rows]
+
+        return EventBatch(
+            ids=[self.ids[i] for i in rows.tolist()],
+            kind=self.kind[rows],
+            time=self.time[rows],
+            model=self.model.take(rows),
+            version=self.version.take(rows),
+            attributes={name: column.take(rows) for name, column in self.attributes.items()},
+            features={name: column.take(rows) for name, column in self.features.items()},
+            output=self.output.take(rows),
+            truth=self.truth.take(rows),
+            cluster=None if self.cluster is None else self.cluster.take(rows),
+            stratum=None if self.stratum is None else self.stratum.take(rows),
+            confidence=some(self.confidence),
+            loss=some(self.loss),
+            errors=some(self.errors),
+            total=some(self.total),
+            inclusion_probability=some(self.inclusion_probability),
+            positions=rows.astype(np.int64) if self.positions is None else self.positions[rows],
+        )
+
+    @staticmethod
+    def concatenate(batches: Sequence[EventBatch]) -> EventBatch:
+        """One batch after another; a column that some of them lack is absent there."""
+        if len(batches) == 1:
+            return batches[0]
+        sizes = [len(batch) for batch in batches]
+
+        def floats(name: str) -> Floats | None:
+            columns = [getattr(batch, name) for batch in batches]
+            if all(column is None for column in columns):
+                return None
+            return np.concatenate(
+                [
+                    np.full(n, np.nan) if column is None else column
+                    for n, column in zip(sizes, columns, strict=True)
+                ]
+            )
+
+        def texts(columns: Sequence[Categories | None]) -> Categories:
+            return Categories.concatenate(
+                [
+                    Categories.absent(n) if column is None else column
+                    for n, column in zip(sizes, columns, strict=True)
+                ]
+            )
+
+        def optional_texts(columns: Sequence[Categories | None]) -> Categories | None:
+            return None if all(column is None for column in columns) else texts(columns)
+
+        def values(columns: Sequence[Value]) -> Value:
+            numbers = [column.number for column in columns]
+            vectors = [column.vector for column in columns]
+            return Value(
+                None
+                if all(number is None for number in numbers)
+                else np.concatenate(
+                    [
+                        np.full(n, np.nan) if number is None else number
+                        for n, number in zip(sizes, numbers, strict=True)
+                    ]
+                ),
+                optional_texts([column.text for column in columns]),
+                None
+                if all(vector is None for vector in vectors)
+                else _concatenate_vectors(vectors, sizes),
+            )
+
+        attributes = dict.fromkeys(name for batch in batches for name in batch.attributes)
+        features = dict.fromkeys(name for batch in batches for name in batch.features)
+        return EventBatch(
+            ids=[i for batch in batches for i in batch.ids],
+            kind=np.concatenate([batch.kind for batch in batches]),
+            time=np.concatenate([batch.time for batch in batches]),
+            model=texts([batch.model for batch in batches]),
+            version=texts([batch.version for batch in batches]),
+            attributes={
+                name: texts([batch.attributes.get(name) for batch in batches])
+                for name in attributes
+            },
+            features={
+                name: values([batch.features.get(name, Value()) for batch in batches])
+                for name in features
+            },
+            output=values([batch.output for batch in batches]),
+            truth=values([batch.truth for batch in batches]),
+            cluster=optional_texts([batch.cluster for batch in batches]),
+            stratum=optional_texts([batch.stratum for batch in batches]),
+            confidence=floats("confidence"),
+            loss=floats("loss"),
+            errors=floats("errors"),
+            total=floats("total"),
+            inclusion_probability=floats("inclusion_probability"),
+        )
+
+
+def _concatenate_vectors(columns: Sequence[Vectors | None], sizes: Sequence[int]) -> Vectors:
+    lengths = np.concatenate(
+        [
+            np.zeros(n, np.int64) if column is None else np.diff(column.offsets)
+            for n, column in zip(sizes, columns, strict=True)
+        ]
+    )
+    values = [column.values for column in columns if column is not None]
+    return Vectors(np.concatenate(([0], np.cumsum(lengths))), np.concatenate(values))
+
+
+# The frame: a MessagePack map of columns, each array as (dtype, bytes). No pickle; a reader of
+# version v reads v and v - 1.
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder()
+
+
+class FrameError(ValueError):
+    """A stored frame can't be read: it is damaged, or of a version from the future."""
+
+
+def pack_array(array: npt.NDArray[Any]) -> list[Any]:
+    """An array as a list that MessagePack can hold: dtype, shape, bytes."""
+    return [array.dtype.str, list(array.shape), np.ascontiguousarray(array).tobytes()]
+
+
+def unpack_array(packed: list[Any]) -> npt.NDArray[Any]:
+    """The array that `pack_array` packed, read-only."""
+    dtype, shape, data = packed
+    if dtype not in _DTYPES:
+        raise FrameError(f"dtype not among {sorted(_DTYPES)}")
+    array = np.frombuffer(data, np.dtype(dtype))
+    return array.reshape(shape)
+
+
+_DTYPES: Final = frozenset({"<f8", "<f4", "<i8", "<i4", "<i2", "|i1", "|u1", "<u8", "<u4", "|b1"})
+
+
+def _pack_text(column: Categories | None) -> list[Any] | None:
+    if column is None:
+        return None
+    return [pack_array(column.codes), column.values]
+
+
+def _unpack_text(packed: list[Any] | None) -> Categories | None:
+    return None if packed is None else Categories(unpack_array(packed[0]), packed[1])
+
+
+def _pack_floats(column: Floats | None) -> list[Any] | None:
+    return None if column is None else pack_array(column)
+
+
+def _unpack_floats(packed: list[Any] | None) -> Floats | None:
+    return None if packed is None else unpack_array(packed)
+
+
+def _pack_value(value: Value) -> list[Any]:
+    vector = value.vector
+    return [
+        _pack_floats(value.number),
+        _pack_text(value.text),
+        None if vector is None else [pack_array(vector.offsets), pack_array(vector.values)],
+    ]
+
+
+def _unpack_value(packed: list[Any]) -> Value:
+    number, text, vector = packed
+    return Value(
+        _unpack_floats(number),
+        _unpack_text(text),
+        None if vector is None else Vectors(unpack_array(vector[0]), unpack_array(vector[1])),
+    )
+
+
+_FLOAT_COLUMNS: Final = ("confidence", "loss", "errors", "total", "inclusion_probability")
+
+
+def to_frame(batch: EventBatch, rejected: Sequence[Rejected] = ()) -> bytes:
+    """The bytes that the journal stores for one request: its rows, and what was refused of it."""
+    return _encoder.encode(
+        {
+            "frame": FRAME_VERSION,
+            "ids": batch.ids,
+            "kind": pack_array(batch.kind),
+            "time": pack_array(batch.time),
+            "model": _pack_text(batch.model),
+            "version": _pack_text(batch.version),
+            "attributes": {name: _pack_text(c) for name, c in batch.attributes.items()},
+            "features": {name: _pack_value(v) for name, v in batch.features.items()},
+            "output": _pack_value(batch.output),
+            "truth": _pack_value(batch.truth),
+            "cluster": _pack_text(batch.cluster),
+            "stratum": _pack_text(batch.stratum),
+            **{name: _pack_floats(getattr(batch, name)) for name in _FLOAT_COLUMNS},
+            "positions": None if batch.positions is None else pack_array(batch.positions),
+            "rejected": [[r.index, r.id, r.reason] for r in rejected],
+        }
+    )
+
+
+def from_frame(frame: bytes) -> tuple[EventBatch, list[Rejected]]:
+    """The rows and the refusals that `to_frame` stored.
+
+    Raises FrameError where the bytes are not such a frame.
+    """
+    try:
+        columns = _decoder.decode(frame)
+        if columns["frame"] != FRAME_VERSION:
+            raise FrameError(f"frame version {columns['frame']} is not {FRAME_VERSION}")
+        model, version = _unpack_text(columns["model"]), _unpack_text(columns["version"])
+        if model is None or version is None:
+            raise FrameError("frame without a model column")
+        positions = columns["positions"]
+        batch = EventBatch(
+            ids=columns["ids"],
+            kind=unpack_array(columns["kind"]),
+            time=unpack_array(columns["time"]),
+            model=model,
+            version=version,
+            attributes={n: Categories(unpack_array(c[0]), c[1])
+                        for n, c in columns["attributes"].items()},
+            features={n: _unpack_value(v) for n, v in columns["features"].items()},
+            output=_unpack_value(columns["output"]),
+            truth=_unpack_value(columns["truth"]),
+            cluster=_unpack_text(columns["cluster"]),
+            stratum=_unpack_text(columns["stratum"]),
+            **{name: _unpack_floats(columns[name]) for name in _FLOAT_COLUMNS},
+            positions=None if positions is None else unpack_array(positions),
+        )
+        return batch, [Rejected(*row) for row in columns["rejected"]]
+    except (msgspec.DecodeError, KeyError, TypeError, ValueError, IndexError) as error:
+        if isinstance(error, FrameError):
+            raise
+        raise FrameError(f"not a frame: {type(error).__name__}") from error

@@ -1,0 +1,158 @@
+"""The tables, tenant first in every key: journal, snapshots, alerts, outbox, keys, models.
+
+Instants are integers, microseconds since 1970, UTC. Documents are JSON text.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Float,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData()
+
+# SQLite gives rowids only to INTEGER; PostgreSQL wants BIGINT.
+_Serial = BigInteger().with_variant(Integer, "sqlite")
+
+journal = Table(
+    "journal",
+    metadata,
+    Column("seq", _Serial, primary_key=True, autoincrement=True),
+    Column("tenant", Text, nullable=False),
+    Column("batch_id", Text),
+    Column("received_at", BigInteger, nullable=False),
+    Column("codec", Text, nullable=False),
+    Column("crc32", BigInteger, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    UniqueConstraint("tenant", "batch_id"),
+)
+
+epoch = Table(  # one row: who may commit
+    "epoch",
+    metadata,
+    Column("partition", Integer, primary_key=True),
+    Column("epoch", BigInteger, nullable=False),
+)
+
+snapshots = Table(
+    "snapshots",
+    metadata,
+    Column("offset", BigInteger, primary_key=True),
+    Column("version", Integer, nullable=False),
+    Column("crc32", BigInteger, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+)
+
+rejected = Table(  # refused rows, kept for inspection, the newest of each tenant
+    "rejected",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("seq", BigInteger, primary_key=True),
+    Column("index", Integer, primary_key=True),
+    Column("id", Text),
+    Column("reason", Text, nullable=False),
+    Column("received_at", BigInteger, nullable=False),
+)
+
+alerts = Table(
+    "alerts",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("id", Text, primary_key=True),
+    Column("model", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("severity", Text, nullable=False),
+    Column("detected_at", BigInteger, nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("body", Text, nullable=False),  # the Alert, service.alerts.alert
+    Index("alerts_by_time", "tenant", "detected_at"),
+)
+
+acknowledgements = Table(  # beside the alert, never in it: a replay must not undo what a person did
+    "acknowledgements",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("alert_id", Text, primary_key=True),
+    Column("by", Text, nullable=False),
+    Column("comment", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+)
+
+transitions = Table(
+    "transitions",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("alert_id", Text, primary_key=True),
+    Column("revision", Integer, primary_key=True),
+    Column("type", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("body", Text, nullable=False),  # the Alert as this transition left it
+)
+
+endpoints = Table(
+    "endpoints",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("id", Text, primary_key=True),
+    Column("url", Text, nullable=False),
+    Column("format", Text, nullable=False),
+    Column("filters", Text, nullable=False),  # {"models": [...], "kinds": ..., "severities": ..., "slices": ...}
+    Column("secrets", Text, nullable=False),  # [{"secret": "whsec_...", "expires_at": micros or null}]
+    Column("state", Text, nullable=False),  # "active", "paused", "disabled"
+    Column("state_reason", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("id", Text, primary_key=True),  # the webhook-id: a hash of what the delivery is about
+    Column("endpoint_id", Text, nullable=False),
+    Column("alert_id", Text),  # NULL for endpoint.test
+    Column("type", Text, nullable=False),
+    Column("sequence", Integer, nullable=False),
+    Column("body", Text, nullable=False),  # the bytes to sign and send, on every attempt
+    Column("state", Text, nullable=False),  # "waiting", "delivered", "failed"
+    Column("n_attempts", Integer, nullable=False),
+    Column("next_attempt_at", BigInteger, nullable=False),
+    Column("leased_until", BigInteger, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Index("deliveries_due", "state", "next_attempt_at"),
+    Index("deliveries_by_endpoint", "tenant", "endpoint_id", "created_at"),
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("delivery_id", Text, primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("at", BigInteger, nullable=False),
+    Column("status", Integer),  # the answer's, NULL where there was none
+    Column("error", Text, nullable=False),  # "" or why there was no answer
+    Column("seconds", Float, nullable=False),
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("scopes", Text, nullable=False),  # space separated
+    Column("secret_sha256", LargeBinary, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("revoked_at", BigInteger),
+    Index("keys_by_tenant", "tenant"),
+)
