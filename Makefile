@@ -1,0 +1,58 @@
+# Every target works in .venv, which the first one that needs it builds from uv.lock: by uv where it
+# is installed, else by a uv of the venv's own. PYTHON chooses the interpreter, 3.11 or newer.
+
+PYTHON ?= python3
+ONCE ?=
+PROFILE ?=
+FULL ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+SYNCED := $(VENV)/.synced
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test check format bench bench-detectors
+.DELETE_ON_ERROR:
+
+help: ## say what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+venv: $(SYNCED) ## build .venv and nothing else
+
+demo: $(SYNCED) ## watch a hospital; ONCE=1 ends by itself, with 1 if the slice was not found
+	$(BIN)/slicewatch demo $(if $(ONCE),--once)
+
+test: $(SYNCED) ## run the tests
+	$(BIN)/pytest -q
+
+check: $(SYNCED) ## formatting, lint, types, imports, tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -q
+
+format: $(SYNCED) ## write the formatting, and the README's file list, that check wants
+	$(BIN)/ruff check --select I --fix .
+	$(BIN)/ruff format .
+	$(BIN)/python tests/unit/test_readme.py
+
+bench: $(SYNCED) ## events per CPU-second, with peers beside it; PROFILE=1 says where the time goes
+	$(BIN)/python tests/benchmarks/bench_walk.py $(if $(PROFILE),--profile)
+
+bench-detectors: $(SYNCED) ## false alarms and delays beside river's; FULL=1 writes detectors/BENCH.md
+	$(BIN)/python -m tests.benchmarks.bench_detectors $(if $(FULL),--full)
+
+$(SYNCED): pyproject.toml uv.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "Python 3.11 or newer is needed: make PYTHON=python3.12" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
+	    rm -rf $(VENV); \
+	    echo "The venv module is missing: on Debian and Ubuntu, apt-get install python3-venv" >&2; \
+	    exit 1; }
+	@uv=$$(command -v uv) || { \
+	    uv=$(BIN)/uv; test -x $$uv || $(BIN)/python -m pip install --quiet 'uv>=0.9'; }; \
+	    export UV_PROJECT_ENVIRONMENT=$(VENV) UV_PYTHON_DOWNLOADS=never; \
+	    sync="$$uv sync --frozen --inexact --quiet --python $(BIN)/python"; \
+	    $$sync || UV_SYSTEM_CERTS=1 $$sync  # a network may sign with a certificate of its own
+	@touch $@
