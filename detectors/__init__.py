@@ -1,1 +1,42 @@
-"""detectors."""
+"""Detectors: arrays in, arrays out; which slice got worse, by what evidence, at what promise.
+
+`ErrorRate`   has this slice's loss risen?
+`Everyone`    has it risen for the model at large?
+`Disparity`   is this slice getting worse than the rest?
+`Recovery`    has a slice with an open incident come back?
+`SingleStream`  one of river's detectors for each slice, outside the budget
+`Budget`      how the promised rate of false alerts is spent on them
+`Summary`     what rows come to, per cell and per slice
+`fit_cell_rates`, `dispersion_own`, `dispersion_share`   what normal was, and how far it scatters
+
+Nothing here reads a clock, does I/O, or knows of the service.
+"""
+
+from detectors.contract import Detections, Detector, ShapeError
+from detectors.disparity import Disparity
+from detectors.error_rate import ErrorRate, Everyone, Recovery
+from detectors.multiplicity import Budget
+from detectors.reference import CellRates, Units, dispersion_own, dispersion_share, fit_cell_rates
+from detectors.single_stream import ParameterError, Rows, SingleStream
+from detectors.summary import Outcomes, Summary
+
+__all__ = [
+    "Budget",
+    "CellRates",
+    "Detections",
+    "Detector",
+    "Disparity",
+    "ErrorRate",
+    "Everyone",
+    "Outcomes",
+    "ParameterError",
+    "Recovery",
+    "Rows",
+    "ShapeError",
+    "SingleStream",
+    "Summary",
+    "Units",
+    "dispersion_own",
+    "dispersion_share",
+    "fit_cell_rates",
+]

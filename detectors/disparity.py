@@ -1,0 +1,181 @@
+"""Is this slice getting worse than the rest? Worse than before, and more than others.
+
+Method: `min` of two e-detectors, the slice against its own reference (A) and the slice's share of
+all losses (R). What hits everybody moves A and not R; the others' improvement moves R and not A.
+Guarantee: expected false alarms at most the hazard, while either null holds throughout.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from detectors.confidence import accumulate, log_e_share, ratios_for
+from detectors.contract import Detections, Floats, State
+from detectors.error_rate import PRIOR, QUARANTINE, ErrorRate
+from detectors.summary import Outcomes
+
+REST_PRIOR: Final = 20.0  # errors by which a batch's ratio of the rest is held to 1
+REST_RATIO: Final = (0.25, 4.0)
+
+
+def rest_of(outcomes: Outcomes) -> Outcomes:
+    """Everybody outside each slice: the whole model, row 0, less the slice.
+
+    Examples
+    --------
+    >>> rest_of(Outcomes(np.array([10., 4.]), np.array([9., 3.]))).observed
+    array([0., 6.])
+    """
+    return Outcomes(
+        np.maximum(outcomes.observed[0] - outcomes.observed, 0.0),
+        np.maximum(outcomes.expected[0] - outcomes.expected, 0.0),
+    )
+
+
+def ratio_of(rest: Outcomes) -> Floats:
+    """How the rest fared in a batch, times what was due of it; held to 1 where it is small."""
+    ratio = (rest.observed + REST_PRIOR) / (rest.expected + REST_PRIOR)
+    clipped: Floats = np.clip(ratio, *REST_RATIO)
+    return clipped
+
+
+class Disparity:
+    """Each slice against its own reference and against the rest.
+
+    Parameters
+    ----------
+    tolerance : float
+        Ratio that is not held against a slice, as in `ErrorRate`.
+
+    Examples
+    --------
+    >>> fleet = Disparity()
+    >>> fleet.grow(np.ones(3), np.ones(3))
+    >>> hazard = np.full(3, 1e-4)
+    >>> calm = Outcomes(np.array([500., 50., 450.]), np.array([500., 50., 450.]))
+    >>> bad_day = Outcomes(np.array([1000., 100., 900.]), np.array([500., 50., 450.]))
+    >>> widened = Outcomes(np.array([1040., 140., 900.]), np.array([500., 50., 450.]))
+    >>> for tick in [calm] * 20 + [bad_day] * 20:
+    ...     assert not len(fleet.update(tick, hazard))
+    >>> [fleet.update(widened, hazard).slices.tolist() for _ in range(2)]
+    [[], [1]]
+
+    Notes
+    -----
+    What a slice learns is its own ratio over the rest's, by the weights of Mantel and Haenszel
+    ("Statistical aspects of the analysis of data from retrospective studies", JNCI 1959): what
+    moves everybody cancels within each tick, however few losses it has, so nothing of it is learnt,
+    and a slice beside a small rest learns as little as that rest can tell.
+    """
+
+    def __init__(self, tolerance: float = 1.0) -> None:
+        self.tolerance = tolerance
+        self.own = ErrorRate(tolerance)
+        self.dispersion: Floats = np.empty(0)
+        self.shape: Floats = np.empty(0)
+        self.rate: Floats = np.empty(0)
+        self.evidence: Floats = np.empty((0, 5))
+        self.ratios: Floats = np.empty((0, 5))
+        self.open: npt.NDArray[np.bool_] = np.empty(0, np.bool_)
+
+    def __len__(self) -> int:
+        return self.dispersion.size
+
+    @property
+    def meter(self) -> Floats:
+        """Evidence that each slice's gap to the rest widened, shape (n_slices,)."""
+        total: Floats = self.evidence.sum(axis=1)
+        return total
+
+    def grow(
+        self,
+        dispersion_own: Floats,
+        dispersion_share: Floats,
+        observed: Floats | None = None,
+        expected: Floats | None = None,
+    ) -> None:
+        """Watch more slices.
+
+        Parameters
+        ----------
+        dispersion_own, dispersion_share : float64, shape (n_new,)
+            What counts are to be divided by, against the own reference and against the rest.
+        observed, expected : float64, shape (n_new,), optional
+            Their counts in the reference, to learn from.
+        """
+        n = dispersion_own.size
+        zeros = np.zeros(n)
+        self.own.grow(dispersion_own, observed, expected)
+        seen = zeros if observed is None else observed / dispersion_share
+        due = zeros if expected is None else expected / dispersion_share
+        self.dispersion = np.concatenate([self.dispersion, dispersion_share])
+        self.shape = np.concatenate([self.shape, PRIOR + seen])
+        self.rate = np.concatenate([self.rate, PRIOR + due])
+        self.ratios = np.concatenate([self.ratios, ratios_for(dispersion_share)])
+        self.evidence = np.concatenate([self.evidence, np.zeros((n, self.ratios.shape[1]))])
+        self.open = np.concatenate([self.open, np.zeros(n, np.bool_)])
+
+    def update(self, outcomes: Outcomes, hazard: Floats) -> Detections:
+        """Fold one tick in and report slices that got worse than before and than the rest.
+
+        Parameters
+        ----------
+        outcomes : Outcomes
+            observed, expected: float64, shape (n_slices,); row 0 is the whole model.
+        hazard : float64, shape (n_slices,)
+
+        Returns
+        -------
+        Detections
+            One row per slice in which both kinds of evidence are at 1; empty arrays if in none.
+
+        Raises
+        ------
+        ShapeError
+            `outcomes` has another number of slices than are watched.
+        """
+        self.own.gather(outcomes, hazard, self.open)
+        self._gather_share(outcomes, hazard)
+        own, rest = self.own.meter, self.meter
+        crossed = np.flatnonzero((own >= 1.0) & (rest >= 1.0))
+        self.own.reset(crossed)
+        self.evidence[crossed] = 0.0
+        return Detections(crossed, own[crossed], rest[crossed])
+
+    def _gather_share(self, outcomes: Outcomes, hazard: Floats) -> None:
+        others = rest_of(outcomes)
+        active = np.flatnonzero((outcomes.expected > 0) & (others.expected > 0) & ~self.open)
+        scale = self.dispersion[active]
+        x, e = outcomes.observed[active] / scale, outcomes.expected[active] / scale
+        y, rest = others.observed[active] / scale, others.expected[active] / scale
+        shape, rate = self.shape[active], self.rate[active]
+        log_e = log_e_share(x, self.tolerance * e, y, rest, shape, rate, self.ratios[active])
+        self.evidence[active] = accumulate(self.evidence[active], log_e, hazard[active])
+        learns = self.meter[active] < QUARANTINE
+        self.shape[active[learns]] += (x * rest / (e + rest))[learns]
+        self.rate[active[learns]] += (y * e / (e + rest))[learns]
+
+    def save(self) -> State:
+        """The state as arrays."""
+        return {
+            **{f"own.{name}": array for name, array in self.own.save().items()},
+            "dispersion": self.dispersion.copy(),
+            "shape": self.shape.copy(),
+            "rate": self.rate.copy(),
+            "evidence": self.evidence.copy(),
+            "open": self.open.copy(),
+        }
+
+    def restore(self, state: State) -> None:
+        """Take up the state that `save` gave."""
+        own = {n.removeprefix("own."): a for n, a in state.items() if n.startswith("own.")}
+        self.own.restore(own)
+        self.dispersion = state["dispersion"].copy()
+        self.shape = state["shape"].copy()
+        self.rate = state["rate"].copy()
+        self.evidence = state["evidence"].copy()
+        self.open = state["open"].copy()
+        self.ratios = ratios_for(self.dispersion)
