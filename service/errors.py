@@ -1,19 +1,27 @@
 """What can go wrong, told by type: whose fault is it, and will trying again help?
 
-    SlicewatchError
-    ├── InvalidRequest          the caller's fault; the same request fails again   (422)
-    │   ├── TooLarge            over a limit named in the answer                   (413)
-    │   ├── Unauthorized        no such key                                        (401)
-    │   ├── Forbidden           the key lacks the scope                            (403)
-    │   ├── NotFound            no such object, or someone else's                  (404)
-    │   └── Conflict            it contradicts what is there                       (409)
-    ├── TryLater                nobody's fault; the same request will pass         (503)
-    │   └── RateLimited         this tenant is over its rate                       (429)
-    ├── Damaged                 stored bytes fail their check; a person must look
-    └── StorageFailed           the disk or the database failed; the process must end (exit 74)
+SlicewatchError
+├── InvalidRequest          the caller's fault; the same request fails again   (422)
+│   ├── NothingDecoded      every row of the body was refused                  (422)
+│   ├── TooLarge            over a limit named in the answer                   (413)
+│   ├── UnsupportedMedia    a content type or coding that is not taken         (415)
+│   ├── Unauthorized        no such key                                        (401)
+│   ├── Forbidden           the key lacks the scope                            (403)
+│   ├── NotFound            no such object, or someone else's                  (404)
+│   └── Conflict            it contradicts what is there                       (409)
+├── TryLater                nobody's fault; the same request will pass         (503)
+│   └── RateLimited         this tenant is over its rate                       (429)
+├── Damaged                 stored bytes fail their check; a person must look
+└── StorageFailed           the disk or the database failed; the process must end (exit 74)
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from service.ingest.events import Rejected
 
 
 class SlicewatchError(Exception):
@@ -29,6 +37,21 @@ class InvalidRequest(SlicewatchError):
     def __init__(self, detail: str) -> None:
         super().__init__(detail)
         self.detail = detail
+
+
+class NothingDecoded(InvalidRequest):
+    """Rows were found and each was refused; they are carried along to be counted and kept."""
+
+    def __init__(self, detail: str, rejected: Sequence[Rejected]) -> None:
+        super().__init__(detail)
+        self.rejected = tuple(rejected)
+
+
+class UnsupportedMedia(InvalidRequest):
+    """A content type or content coding that is not taken."""
+
+    status = 415
+    title = "Unsupported media type"
 
 
 class TooLarge(InvalidRequest):

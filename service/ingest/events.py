@@ -9,7 +9,7 @@ transcript.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import msgspec
@@ -26,13 +26,17 @@ Hashes = npt.NDArray[np.uint64]
 PREDICTION: Final = 1  # bits of EventBatch.kind; a row with its truth inside carries both
 LABEL: Final = 2
 
+NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}$"  # of models and versions
+FIELD_NAME: Final = r"^[A-Za-z_][A-Za-z0-9_.:/-]{0,63}$"  # of dimensions and features
+
 FRAME_VERSION: Final = 1
+_FEW_VALUES: Final = 64  # sharing so many values costs less than finding out which are used
 
 
 def hash_ids(ids: Sequence[str]) -> Hashes:
     """64-bit xxh3 of each id: the same on every machine and in every process."""
     digest = xxhash.xxh3_64_intdigest
-    return np.array([digest(i) for i in ids], np.uint64)
+    return np.array([digest(i.encode()) for i in ids], np.uint64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +49,12 @@ class Categories:
     @classmethod
     def of(cls, column: Sequence[str | None]) -> Categories:
         """Code a column in order of first appearance."""
-        index: dict[str | None, int] = {}
-        for value in column:
-            if value not in index:
-                index[value] = len(index)
-        if None not in index:
-            codes = np.fromiter(map(index.__getitem__, column), np.int32, len(column))
-            return cls(codes, list(index))  # type: ignore[arg-type]
-        values = [value for value in index if value is not None]
-        index = {value: code for code, value in enumerate(values)}
+        values = dict.fromkeys(column)
+        values.pop(None, None)
+        index: dict[str | None, int] = dict(zip(values, range(len(values)), strict=True))
         index[None] = -1
         codes = np.fromiter(map(index.__getitem__, column), np.int32, len(column))
-        return cls(codes, values)
+        return cls(codes, list(values))  # type: ignore[arg-type]
 
     @classmethod
     def absent(cls, n: int) -> Categories:
@@ -68,14 +66,20 @@ class Categories:
         """Which rows have a value."""
         return self.codes >= 0
 
+    def used(self) -> list[str]:
+        """The distinct values that rows have; `values` may hold more."""
+        return [self.values[code] for code in np.unique(self.codes).tolist() if code >= 0]
+
     def tolist(self) -> list[str | None]:
         """The values row by row."""
         table: list[str | None] = [*self.values, None]
         return [table[code] for code in self.codes.tolist()]
 
     def take(self, rows: npt.NDArray[np.intp]) -> Categories:
-        """The same column at `rows`, with only the values that these use."""
+        """The same column at `rows`; of many values only those that these use."""
         codes = self.codes[rows]
+        if len(self.values) <= max(_FEW_VALUES, 2 * rows.size):
+            return Categories(codes, self.values)
         used, inverse = np.unique(codes, return_inverse=True)
         if used.size and used[0] == -1:
             return Categories((inverse - 1).astype(np.int32), [self.values[i] for i in used[1:]])
@@ -146,6 +150,7 @@ class Rejected:
     index: int  # the row's place in the request, from 0
     id: str | None  # its id, where one could be read and is well formed
     reason: str  # names the field and the problem, never the value
+    model: str | None = None  # its model, likewise
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +182,14 @@ class EventBatch:
         """The index that a row had in its request."""
         return row if self.positions is None else int(self.positions[row])
 
+    def has_label(self) -> Bools:
+        """Which rows give a truth, a loss or errors."""
+        given = self.truth.present(len(self))
+        for column in (self.loss, self.errors):
+            if column is not None:
+                given |= ~np.isnan(column)
+        return given
+
     def take(self, rows: npt.NDArray[np.intp]) -> EventBatch:
         """The rows at these places, in that order."""
 
@@ -201,6 +214,50 @@ class EventBatch:
             total=some(self.total),
             inclusion_probability=some(self.inclusion_probability),
             positions=rows.astype(np.int64) if self.positions is None else self.positions[rows],
+        )
+
+    def canonical(self) -> EventBatch:
+        """The same rows as they would be had nothing else come with them.
+
+        Text is coded in order of first appearance; attributes and features that no row has are
+        left out, the others sorted by name.
+        """
+
+        def text(column: Categories) -> Categories:
+            return Categories.of(column.tolist())
+
+        def value(column: Value) -> Value:
+            return column if column.text is None else replace(column, text=text(column.text))
+
+        attributes = {name: c for name, c in self.attributes.items() if c.present.any()}
+        features = {name: v for name, v in self.features.items() if v.present(len(self)).any()}
+        return replace(
+            self,
+            model=text(self.model),
+            version=text(self.version),
+            attributes={name: text(attributes[name]) for name in sorted(attributes)},
+            features={name: value(features[name]) for name in sorted(features)},
+            output=value(self.output),
+            truth=value(self.truth),
+            cluster=None if self.cluster is None else text(self.cluster),
+            stratum=None if self.stratum is None else text(self.stratum),
+            positions=None,
+        )
+
+    def labels_only(self) -> EventBatch:
+        """The same rows with no more than what a label gives."""
+        return EventBatch(
+            ids=self.ids,
+            kind=self.kind,
+            time=self.time,
+            model=self.model,
+            version=self.version,
+            truth=self.truth,
+            stratum=self.stratum,
+            loss=self.loss,
+            errors=self.errors,
+            total=self.total,
+            inclusion_probability=self.inclusion_probability,
         )
 
     @staticmethod
@@ -276,6 +333,15 @@ class EventBatch:
             total=floats("total"),
             inclusion_probability=floats("inclusion_probability"),
         )
+
+
+NO_ROWS: Final = EventBatch(
+    ids=[],
+    kind=np.empty(0, np.uint8),
+    time=np.empty(0, np.int64),
+    model=Categories.absent(0),
+    version=Categories.absent(0),
+)
 
 
 def _concatenate_vectors(columns: Sequence[Vectors | None], sizes: Sequence[int]) -> Vectors:
@@ -374,7 +440,7 @@ def to_frame(batch: EventBatch, rejected: Sequence[Rejected] = ()) -> bytes:
             "stratum": _pack_text(batch.stratum),
             **{name: _pack_floats(getattr(batch, name)) for name in _FLOAT_COLUMNS},
             "positions": None if batch.positions is None else pack_array(batch.positions),
-            "rejected": [[r.index, r.id, r.reason] for r in rejected],
+            "rejected": [[r.index, r.id, r.reason, r.model] for r in rejected],
         }
     )
 
@@ -398,8 +464,9 @@ def from_frame(frame: bytes) -> tuple[EventBatch, list[Rejected]]:
             time=unpack_array(columns["time"]),
             model=model,
             version=version,
-            attributes={n: Categories(unpack_array(c[0]), c[1])
-                        for n, c in columns["attributes"].items()},
+            attributes={
+                n: Categories(unpack_array(c[0]), c[1]) for n, c in columns["attributes"].items()
+            },
             features={n: _unpack_value(v) for n, v in columns["features"].items()},
             output=_unpack_value(columns["output"]),
             truth=_unpack_value(columns["truth"]),
