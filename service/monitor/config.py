@@ -8,17 +8,25 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    model_validator,
+)
+
+from detectors.single_stream import check
+from service.ingest.events import FIELD_NAME, NAME
 
 LossName = Literal[
     "zero_one", "absolute_error", "squared_error", "log_loss", "brier", "wer", "cer", "given"
 ]
 FeatureKind = Literal["numeric", "categorical", "boolean", "embedding", "ignore"]
-
-NAME = r"^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}$"  # of models, versions
-FIELD_NAME = r"^[A-Za-z_][A-Za-z0-9_.:/-]{0,63}$"  # of dimensions and features
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _DURATION: Final = re.compile(r"^(\d{1,6})(s|m|h|d|w)$")
@@ -49,14 +57,14 @@ class _Strict(BaseModel):
 class FalseAlerts(_Strict):
     """The budget: how many false alerts are expected at most, for the whole model."""
 
-    at_most: float = Field(1.0, gt=0, le=1000)
+    at_most: float = Field(default=1.0, gt=0, le=1000)
     per: Duration = "7d"
 
 
 class ReferenceRows(_Strict):
     """The first rows of the model."""
 
-    rows: int = Field(5000, ge=50, le=1_000_000)
+    rows: int = Field(default=5000, ge=50, le=1_000_000)
 
 
 class ReferenceWindow(_Strict):
@@ -81,26 +89,76 @@ class Matured(_Strict):
     matured: Duration
 
 
+class RiverDetector(BaseModel):
+    """One of river's detectors for each slice, outside the budget: `{river: ADWIN, delta: 0.002}`.
+
+    Beside `river` stand the detector's own parameters, by river's names.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    river: Literal["ADWIN", "PageHinkley", "KSWIN", "DDM", "EDDM", "FHDDM", "HDDMA", "HDDMW"]
+
+    @model_validator(mode="after")
+    def _parameters_hold(self) -> RiverDetector:
+        check(self.river, self.parameters)
+        return self
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What is stated of the detector, by river's names."""
+        return dict(self.model_extra or {})
+
+
+def _entry_kind(entry: Any) -> str:
+    return "own" if isinstance(entry, str) else "river"
+
+
+DetectorEntry = Annotated[
+    Annotated[Literal["slicewatch"], Tag("own")] | Annotated[RiverDetector, Tag("river")],
+    Discriminator(_entry_kind),
+]
+
+
 class MonitorConfig(_Strict):
     """How one model is watched."""
 
     loss: LossName | None = None  # None: learnt from the types of output and truth
-    loss_scale: float | None = Field(None, gt=0)  # None: 1, or learnt for errors without a scale
-    dimensions: list[FieldName] | None = Field(None, max_length=16)  # None: learnt
-    order: int = Field(2, ge=1, le=3)
+    loss_scale: float | None = Field(
+        default=None, gt=0
+    )  # None: 1, or learnt for errors without a scale
+    dimensions: list[FieldName] | None = Field(default=None, max_length=16)  # None: learnt
+    order: int = Field(default=2, ge=1, le=3)
     features: Literal["auto"] | dict[FieldName, FeatureKind] = "auto"
     reference: ReferenceRows | ReferenceWindow = ReferenceRows()
-    tolerance: float = Field(0.0, ge=0, le=10)
+    tolerance: float = Field(default=0.0, ge=0, le=10)
     false_alerts: FalseAlerts = FalseAlerts()
     labels: Literal["arrival"] | Matured = "arrival"
     label_horizon: Duration = "30d"
-    publish_min_rows: int = Field(20, ge=0, le=1_000_000)
+    publish_min_rows: int = Field(default=20, ge=0, le=1_000_000)
+    detectors: list[DetectorEntry] = Field(default=["slicewatch"], min_length=1, max_length=16)
 
     @model_validator(mode="after")
     def _distinct_dimensions(self) -> MonitorConfig:
         if self.dimensions is not None and len(set(self.dimensions)) < len(self.dimensions):
             raise ValueError("dimensions: each may be given once")
         return self
+
+    @model_validator(mode="after")
+    def _distinct_detectors(self) -> MonitorConfig:
+        names = [entry if isinstance(entry, str) else entry.river for entry in self.detectors]
+        if len(set(names)) < len(names):
+            raise ValueError("detectors: each may be given once")
+        return self
+
+    @property
+    def is_within_budget(self) -> bool:
+        """Whether our own detectors watch, which keep the budget."""
+        return "slicewatch" in self.detectors
+
+    @property
+    def outside_budget(self) -> list[RiverDetector]:
+        """Detectors that watch and keep no budget."""
+        return [entry for entry in self.detectors if isinstance(entry, RiverDetector)]
 
     @property
     def alerts_a_week(self) -> float:

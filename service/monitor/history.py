@@ -1,0 +1,143 @@
+"""History: sums per event hour and cell, from which every published figure and onset is read.
+
+Hours are those of the predictions, not of their labels: a rate "since 09:00" is of what happened
+since then. Rows arrive as chunks, are merged when they have doubled, and hours past the retention
+are dropped then, so memory depends on the number of cells and not on how long it ran.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import csr_array
+
+from detectors.summary import CAPPED, EXPOSURE, LABELS, LOSS, N_COLUMNS, ROWS, SQUARED
+from service.ingest.events import Floats, Ints
+
+HOUR: Final = 3_600_000_000  # microseconds
+RETENTION_HOURS: Final = 24 * 35
+_MERGE_AT: Final = 16_384  # chunk rows before the first merge
+
+
+class History:
+    """Sums per (event hour, cell)."""
+
+    def __init__(self, retention_hours: int = RETENTION_HOURS) -> None:
+        self.retention_hours = retention_hours
+        self._hours: Ints = np.empty(0, np.int64)
+        self._cells: Ints = np.empty(0, np.int64)
+        self._sums: Floats = np.empty((0, N_COLUMNS))
+        self._chunks: list[tuple[Ints, Ints, Floats]] = []
+        self._n_waiting = 0
+
+    def add_rows(self, hours: Ints, cells: npt.NDArray[np.intp]) -> None:
+        """Count predictions."""
+        self._add(hours, cells, ((ROWS, np.ones(hours.size)),))
+
+    def add_labels(
+        self,
+        hours: Ints,
+        cells: npt.NDArray[np.intp],
+        weight: Floats,
+        loss: Floats,
+        capped: Floats,
+        exposure: Floats,
+    ) -> None:
+        """Sum labelled predictions."""
+        columns = (
+            (LABELS, np.ones(hours.size)),
+            (LOSS, weight * loss),
+            (CAPPED, weight * capped),
+            (EXPOSURE, weight * exposure),
+            (SQUARED, (weight * loss) ** 2),
+        )
+        self._add(hours, cells, columns)
+
+    def _add(
+        self, hours: Ints, cells: npt.NDArray[np.intp], columns: tuple[tuple[int, Floats], ...]
+    ) -> None:
+        if not hours.size:
+            return
+        first, span = int(hours.min()), int(cells.max()) + 1
+        keys, inverse = np.unique((hours - first) * span + cells, return_inverse=True)
+        sums = np.zeros((keys.size, N_COLUMNS))
+        for column, values in columns:
+            sums[:, column] = np.bincount(inverse, values, minlength=keys.size)
+        self._chunks.append((keys // span + first, keys % span, sums))
+        self._n_waiting += keys.size
+        if self._n_waiting > max(_MERGE_AT, self._hours.size):
+            self._merge()
+
+    def _merge(self) -> None:
+        if not self._chunks:
+            return
+        hours = np.concatenate([self._hours, *(chunk[0] for chunk in self._chunks)])
+        cells = np.concatenate([self._cells, *(chunk[1] for chunk in self._chunks)])
+        sums = np.concatenate([self._sums, *(chunk[2] for chunk in self._chunks)])
+        keep = hours > int(hours.max()) - self.retention_hours
+        hours, cells, sums = hours[keep], cells[keep], sums[keep]
+        first, span = int(hours.min()), int(cells.max()) + 1
+        keys, inverse = np.unique((hours - first) * span + cells, return_inverse=True)
+        merged = np.empty((keys.size, N_COLUMNS))
+        for column in range(N_COLUMNS):
+            merged[:, column] = np.bincount(inverse, sums[:, column], minlength=keys.size)
+        self._hours, self._cells, self._sums = keys // span + first, keys % span, merged
+        self._chunks, self._n_waiting = [], 0
+
+    def cells_between(
+        self, n_cells: int, since: int | None = None, until: int | None = None
+    ) -> Floats:
+        """Sums per cell of the hours in [since, until), shape (n_cells, N_COLUMNS).
+
+        `since` and `until` are microseconds; an hour counts if it begins in the window.
+        """
+        self._merge()
+        keep = np.ones(self._hours.size, np.bool_)
+        if since is not None:
+            keep &= self._hours * HOUR > since - HOUR
+        if until is not None:
+            keep &= self._hours * HOUR < until
+        sums = np.empty((n_cells, N_COLUMNS))
+        for column in range(N_COLUMNS):
+            sums[:, column] = np.bincount(
+                self._cells[keep], self._sums[keep, column], minlength=n_cells
+            )
+        return sums
+
+    def hourly(
+        self, membership: csr_array, expected_rate: Floats, since: int
+    ) -> tuple[Ints, Floats, Floats]:
+        """Capped loss and what was due, per slice and event hour.
+
+        Gives the hours (of the epoch) from `since` on in which anything was labelled, and two
+        arrays of shape (n_slices, n_hours).
+        """
+        self._merge()
+        keep = (self._hours * HOUR > since - HOUR) & (self._sums[:, EXPOSURE] > 0)
+        hours, column = np.unique(self._hours[keep], return_inverse=True)
+        shape = (membership.shape[1], hours.size)
+        cells = self._cells[keep]
+        observed = csr_array((self._sums[keep, CAPPED], (cells, column)), shape=shape)
+        due = self._sums[keep, EXPOSURE] * expected_rate[cells]
+        expected = csr_array((due, (cells, column)), shape=shape)
+        return hours, (membership @ observed).toarray(), (membership @ expected).toarray()
+
+    def save(self) -> dict[str, Any]:
+        """The state. When chunks were merged leaves no trace: sums are left folds in row order."""
+        self._merge()
+        return {
+            "retention_hours": self.retention_hours,
+            "hours": self._hours,
+            "cells": self._cells,
+            "sums": self._sums,
+        }
+
+    @classmethod
+    def restore(cls, state: dict[str, Any]) -> History:
+        """The history that `save` gave."""
+        history = cls(state["retention_hours"])
+        history._hours, history._cells = state["hours"], state["cells"]
+        history._sums = state["sums"]
+        return history

@@ -1,0 +1,141 @@
+"""Inputs: where each feature's values fall, per cell, in the reference and since.
+
+Numbers are counted between the reference's quantiles, texts by their most frequent values, and
+what is missing by itself. It needs no label. What it says is a description, not yet an alert.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import csr_array
+
+from service.ingest.events import EventBatch, Ints, Value
+from service.monitor.learn import Signal
+
+Indices = npt.NDArray[np.intp]
+
+
+class Inputs:
+    """Counts of every signal's bins: int64, shape (n_cells, n_bins of all signals)."""
+
+    def __init__(self, signals: tuple[Signal, ...]) -> None:
+        self.signals = signals
+        self.offsets = np.concatenate(([0], np.cumsum([s.n_bins for s in signals]))).astype(np.intp)
+        self.reference: Ints = np.zeros((0, int(self.offsets[-1])), np.int64)
+        self.since: Ints = np.zeros((0, int(self.offsets[-1])), np.int64)
+        self._lookups = [
+            {value: code for code, value in enumerate(signal.values)} for signal in signals
+        ]
+        self._cuts = [np.array(signal.cuts) for signal in signals]
+
+    def add(
+        self, batch: EventBatch, rows: Indices, cells: Indices, n_cells: int, in_reference: bool
+    ) -> None:
+        """Count the predictions at `rows` of the batch; `cells` has one for each of them."""
+        counts = self.reference if in_reference else self.since
+        if len(counts) < n_cells:
+            counts = np.concatenate(
+                [
+                    counts,
+                    np.zeros((n_cells - len(counts) + len(counts) // 2, counts.shape[1]), np.int64),
+                ]
+            )
+            if in_reference:
+                self.reference = counts
+            else:
+                self.since = counts
+        if not self.signals or not rows.size:
+            return
+        flat = counts.reshape(-1)
+        row_starts = cells * counts.shape[1]
+        whole = rows.size == len(batch)
+        bins = np.empty((len(self.signals), rows.size), np.intp)
+        for s, signal in enumerate(self.signals):
+            column = batch.features.get(signal.name)
+            found = self._bins(s, signal, column, len(batch))
+            bins[s] = row_starts + self.offsets[s] + (found if whole else found[rows])
+        np.add.at(flat, bins.reshape(-1), 1)
+
+    def _bins(self, s: int, signal: Signal, column: Value | None, n: int) -> Indices:
+        missing = signal.n_bins - 1
+        if column is None:
+            return np.full(n, missing, np.intp)
+        if signal.kind == "numeric":
+            if column.number is None:
+                return np.full(n, missing, np.intp)
+            # NaN sorts behind every cut; a value on a cut counts as above it
+            bins = np.searchsorted(self._cuts[s], column.number, side="right")
+            bins[np.isnan(column.number)] = missing
+            return bins
+        if column.text is None:
+            return np.full(n, missing, np.intp)
+        lookup, other = self._lookups[s], len(signal.values)
+        codes = np.array([*(lookup.get(v, other) for v in column.text.values), missing], np.intp)
+        return codes[column.text.codes]
+
+    def shifts(self, membership: csr_array, slice_: int) -> dict[str, Any] | None:
+        """The feature of a slice whose values moved most, in words and figures; None without any.
+
+        The largest change of a share above a cut, or of a value's share, with at least 30 rows on
+        both sides. A description: it carries no promise on false alarms.
+        """
+        if not self.signals:
+            return None
+        row = membership[[slice_], :]
+        before, after = (
+            (row[:, : min(len(c), row.shape[1])] @ c[: row.shape[1]]).ravel()
+            for c in (self.reference, self.since)
+        )
+        best: dict[str, Any] | None = None
+        for s, signal in enumerate(self.signals):
+            part = slice(self.offsets[s], self.offsets[s + 1])
+            moved = _largest_move(signal, before[part], after[part])
+            if moved and (
+                best is None or abs(moved["to"] - moved["from"]) > abs(best["to"] - best["from"])
+            ):
+                best = moved
+        return best
+
+    def save(self) -> dict[str, Any]:
+        """The counts."""
+        return {"reference": _trim(self.reference), "since": _trim(self.since)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up the counts that `save` gave."""
+        self.reference = np.array(state["reference"])
+        self.since = np.array(state["since"])
+
+
+def _trim(counts: Ints) -> Ints:
+    """Without the empty rows at the end, which are spare room."""
+    used = np.flatnonzero(counts.any(axis=1))
+    return counts[: int(used[-1]) + 1].copy() if used.size else counts[:0].copy()
+
+
+def _largest_move(
+    signal: Signal, before: npt.NDArray[Any], after: npt.NDArray[Any]
+) -> dict[str, Any] | None:
+    if before.sum() < 30 or after.sum() < 30:
+        return None
+    old, new = before / before.sum(), after / after.sum()
+    if signal.kind == "numeric":
+        # share above each cut: bins from the cut's right on, missing apart
+        old_above = np.cumsum(old[:-1][::-1])[::-1][1:]
+        new_above = np.cumsum(new[:-1][::-1])[::-1][1:]
+        names = [f"above {cut:.4g}" for cut in signal.cuts]
+    else:
+        old_above, new_above = old[:-1], new[:-1]
+        names = [*(f"is {value}" for value in signal.values), "is another value"]
+    old_shares = np.append(old_above, old[-1])
+    new_shares = np.append(new_above, new[-1])
+    names.append("missing")
+    most = int(np.argmax(np.abs(new_shares - old_shares)))
+    return {
+        "feature": signal.name,
+        "share": names[most],
+        "from": float(old_shares[most]),
+        "to": float(new_shares[most]),
+    }

@@ -1,0 +1,150 @@
+"""Learn: what a model's owner left open, read off its first rows.
+
+The dimensions are attributes with few values, the kinds of features follow from their types, and
+the loss from those of output and truth. Whatever the configuration states is taken as stated.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from service.ingest.events import EventBatch, Floats, Value
+from service.monitor.config import LossName, MonitorConfig
+
+LEARN_ROWS: Final = 1_000
+MAX_DIMENSIONS: Final = 8  # learnt ones; a configuration may state 16
+MAX_DIMENSION_VALUES: Final = 64  # a learnt dimension has no more
+FEW_VALUES: Final = 10  # so many are few, however few rows there are yet
+MAX_SIGNALS: Final = 256
+QUANTILES: Final = (0.1, 0.3, 0.5, 0.7, 0.9)
+TOP_VALUES: Final = 10
+_MANY_NUMBERS: Final = 20  # distinct whole numbers from which an output is a quantity, not a class
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """A feature that is summarised: numbers by cuts, texts by their most frequent values."""
+
+    name: str
+    kind: str  # "numeric" or "categorical"
+    cuts: tuple[float, ...] = ()  # numeric: the first rows' quantiles, rising
+    values: tuple[str, ...] = ()  # categorical: the first rows' most frequent, most first
+
+    @property
+    def n_bins(self) -> int:
+        """Between the cuts, or a value each and one for others; the last is for missing."""
+        return len(self.cuts) + 2 if self.kind == "numeric" else len(self.values) + 2
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """What is watched, everything decided."""
+
+    loss: LossName
+    dimensions: tuple[str, ...]
+    signals: tuple[Signal, ...]
+
+    def save(self) -> dict[str, Any]:
+        """The schema as plain values."""
+        return {
+            "loss": self.loss,
+            "dimensions": list(self.dimensions),
+            "signals": [[s.name, s.kind, list(s.cuts), list(s.values)] for s in self.signals],
+        }
+
+    @classmethod
+    def restore(cls, state: dict[str, Any]) -> Schema:
+        """The schema that `save` gave."""
+        signals = (Signal(n, k, tuple(cuts), tuple(v)) for n, k, cuts, v in state["signals"])
+        return cls(state["loss"], tuple(state["dimensions"]), tuple(signals))
+
+
+def learn(config: MonitorConfig, rows: EventBatch) -> Schema:
+    """The schema that `config` states and `rows` complete."""
+    return Schema(
+        loss=config.loss or learn_loss(rows),
+        dimensions=tuple(
+            learn_dimensions(rows) if config.dimensions is None else config.dimensions
+        ),
+        signals=tuple(_signals(config, rows))[:MAX_SIGNALS],
+    )
+
+
+def learn_loss(rows: EventBatch) -> LossName:
+    """The loss that output and truth suggest."""
+    n = len(rows)
+    output, truth = rows.output, rows.truth
+    texts = _text_values(output) + _text_values(truth)
+    if texts and not set(texts) <= {"true", "false"}:
+        in_words = sum(len(text.split()) > 1 for text in texts)
+        return "wer" if in_words * 2 > len(texts) else "zero_one"
+    if texts:
+        return "zero_one" if _numbers(output).size == 0 else "brier"
+    numbers = _numbers(output)
+    if not numbers.size:
+        return "given" if not truth.present(n).any() else "absolute_error"
+    truths = _numbers(truth)
+    whole = bool(np.all(numbers == np.round(numbers)))
+    if whole:
+        many = np.unique(numbers).size > _MANY_NUMBERS
+        whole_truth = bool(np.all(truths == np.round(truths)))
+        return "absolute_error" if many or not whole_truth else "zero_one"
+    is_probability = bool(numbers.min() >= 0 and numbers.max() <= 1)
+    binary_truth = truths.size > 0 and bool(np.isin(truths, (0.0, 1.0)).all())
+    return "brier" if is_probability and binary_truth else "absolute_error"
+
+
+def learn_dimensions(rows: EventBatch) -> list[str]:
+    """Attributes with few enough values to slice by, fewest first; constants slice nothing."""
+    most = min(MAX_DIMENSION_VALUES, max(FEW_VALUES, len(rows) // 10))
+    counts = {name: len(column.used()) for name, column in rows.attributes.items()}
+    sizes = {name: count for name, count in counts.items() if 2 <= count <= most}
+    return sorted(sizes, key=lambda name: (sizes[name], name))[:MAX_DIMENSIONS]
+
+
+def _signals(config: MonitorConfig, rows: EventBatch) -> list[Signal]:
+    stated = {} if config.features == "auto" else config.features
+    signals = []
+    for name in sorted({*rows.features, *stated}):
+        column = rows.features.get(name, Value())
+        kind = stated.get(name) or _kind_of(column)
+        if kind == "numeric":
+            signals.append(Signal(name, "numeric", cuts=_cuts(_numbers(column))))
+        elif kind in ("categorical", "boolean"):
+            signals.append(Signal(name, "categorical", values=_top_values(column)))
+    return signals
+
+
+def _kind_of(column: Value) -> str:
+    if column.vector is not None and column.vector.values.size:
+        return "embedding"
+    n_texts = 0 if column.text is None else int(column.text.present.sum())
+    return "numeric" if _numbers(column).size >= max(n_texts, 1) else "categorical"
+
+
+def _cuts(numbers: Floats) -> tuple[float, ...]:
+    if not numbers.size:
+        return ()
+    return tuple(np.unique(np.quantile(numbers, QUANTILES)).tolist())
+
+
+def _top_values(column: Value) -> tuple[str, ...]:
+    if column.text is None or not column.text.values:
+        return ()
+    codes = column.text.codes
+    counts = np.bincount(codes[codes >= 0], minlength=len(column.text.values))
+    order = np.argsort(-counts, kind="stable")[:TOP_VALUES]
+    return tuple(column.text.values[i] for i in order.tolist())
+
+
+def _numbers(value: Value) -> Floats:
+    if value.number is None:
+        return np.empty(0)
+    return value.number[~np.isnan(value.number)]
+
+
+def _text_values(value: Value) -> list[str]:
+    return [] if value.text is None else value.text.used()

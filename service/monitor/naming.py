@@ -1,0 +1,322 @@
+"""Naming: what crossed at a tick, named: since when, how much worse, and whose story it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import numpy.typing as npt
+from msgspec.structs import replace
+
+from detectors import Detections
+from detectors.summary import EXPOSURE, LABELS, LOSS, ROWS
+from service.ingest.events import Floats
+from service.monitor.attribution import REPLAY_HOURS, TIE_NATS, Replay, Strength
+from service.monitor.findings import (
+    OUTSIDE_BUDGET,
+    Effect,
+    Evidence,
+    Finding,
+    Kind,
+    Severity,
+    Slice,
+    State,
+    slice_text,
+)
+from service.monitor.history import HOUR
+from service.monitor.slices import ROOT
+
+if TYPE_CHECKING:
+    from service.monitor.monitor import Monitor
+    from service.monitor.watch import Watch
+
+Indices = npt.NDArray[np.intp]
+
+SUSPICIOUS: Final = 0.1  # evidence from which a slice may explain another before it alarms itself
+CRITICAL_RATIO: Final = 1.5  # times what was due
+EVIDENCE_SHOWN: Final = 1e4
+
+
+class Namer:
+    """Names the detections of one tick."""
+
+    def __init__(self, monitor: Monitor, watch: Watch, at: int) -> None:
+        self.monitor, self.watch, self.at = monitor, watch, at
+        self.slices = monitor.slices
+        # not the reference's last hour: its losses were summed before their cap was known
+        watched_since = (monitor.reference_until // HOUR + 1) * HOUR
+        self.replay = Replay(
+            monitor.history,
+            monitor.slices.membership(),
+            watch.rates.predict(monitor.slices.levels),
+            max(watched_since, at - REPLAY_HOURS * HOUR),
+            watch.own_ratio(),
+            watch.scale,
+        )
+        self.enough = float(np.log(20 * len(monitor.slices)))  # nats that are more than chance
+
+    def name(
+        self,
+        uneven: Detections,
+        worldwide: Detections,
+        outside: Mapping[int, str],
+        recovered: Detections,
+    ) -> list[Finding]:
+        """The findings in the order to be told: heads before what they explain.
+
+        `outside` are slices that a detector outside the budget speaks of, and its name.
+        """
+        findings = [finding for s in recovered.slices for finding in self._recovered(int(s))]
+        if len(worldwide) and self._is_worldwide():
+            findings.append(self._worldwide(float(worldwide.own_reference[0])))
+        strengths = {int(s): self._strength(int(s)) for s in uneven.slices}
+        rest = uneven.rest if uneven.rest is not None else np.zeros(len(uneven))
+        evidence = dict(
+            zip(uneven.slices.tolist(), zip(uneven.own_reference, rest, strict=True), strict=True)
+        )
+        for slice_ in self._strongest_first(strengths):
+            finding = self._uneven(slice_, strengths[slice_], *evidence[slice_])
+            if finding is not None:
+                findings.append(finding)
+        return findings + [self._outside(*told) for told in outside.items()]
+
+    def _strength(self, slice_: int, culprits: tuple[tuple[int, Strength], ...] = ()) -> Strength:
+        return self.replay.of_slice(
+            slice_, float(self.watch.disparity.dispersion[slice_]), culprits
+        )
+
+    def _strongest_first(self, strengths: dict[int, Strength]) -> list[int]:
+        """By strength; of those that tie, the more specific first."""
+        return sorted(
+            strengths,
+            key=lambda s: (-round(strengths[s].nats / TIE_NATS), -len(self.slices.names[s]), s),
+        )
+
+    def _open(self) -> list[int]:
+        return np.flatnonzero(self.watch.disparity.open).tolist()
+
+    def _suspects(self) -> list[int]:
+        """Slices without an alert that the detectors hold something against."""
+        disparity = self.watch.disparity
+        held = (disparity.meter >= SUSPICIOUS) & (disparity.own.meter >= SUSPICIOUS)
+        return np.flatnonzero(held & ~disparity.open).tolist()
+
+    def _uneven(self, slice_: int, strength: Strength, own: float, rest: float) -> Finding | None:
+        """The finding for a slice that crossed; None where another slice's story explains it."""
+        name = self.slices.names[slice_]
+        head: Slice | None = None
+        for culprit in self._open():
+            theirs = self.slices.names[culprit]
+            left = self._strength(slice_, ((culprit, self._strength(culprit)),))
+            if set(theirs) <= set(name) or (set(name) <= set(theirs) and left.nats < self.enough):
+                head = head or theirs
+            elif left.nats < self.enough:
+                return None
+        for suspect in self._suspects():
+            theirs = self.slices.names[suspect]
+            if set(theirs) <= set(name) or set(name) <= set(theirs):
+                continue
+            their_strength = self._strength(suspect)
+            if their_strength.nats > strength.nats:
+                left = self._strength(slice_, ((suspect, their_strength),))
+                if left.nats < self.enough:
+                    return None
+        effect = self._effect(slice_, strength.onset)
+        if effect.rows < self.monitor.config.publish_min_rows:
+            return None
+        self.watch.disparity.open[slice_] = True
+        self.watch.recovery.open(np.array([slice_]), np.array([strength.shrunk_ratio]))
+        return self._finding(
+            slice_, Kind.DISPARITY, State.FIRING, strength, effect, (own, rest), head
+        )
+
+    def _is_worldwide(self) -> bool:
+        """Is anything left of the model's rise once its open incidents are due what they lost?"""
+        names = {s: set(self.slices.names[s]) for s in self._open()}
+        heads = [s for s in names if not any(names[o] < names[s] for o in names)]
+        if not heads:
+            return True
+        culprits = tuple((s, self._strength(s)) for s in heads)
+        left = self.replay.of_everyone(self.watch.everyone_dispersion, culprits)
+        return left.nats >= self.enough
+
+    def _worldwide(self, meter: float) -> Finding:
+        strength = self.replay.of_everyone(self.watch.everyone_dispersion)
+        self.watch.everyone.open = True
+        self.watch.recovery.open(np.array([ROOT]), np.array([strength.shrunk_ratio]))
+        effect = self._effect(ROOT, strength.onset)
+        return self._finding(
+            ROOT, Kind.ERROR_RATE, State.FIRING, strength, effect, (meter, None), None
+        )
+
+    def _outside(self, slice_: int, detector: str) -> Finding:
+        """What river's detector says of a slice: that it rose, in our words and with our figures.
+
+        How far it rose is ours to say, and only in hindsight, so it is over at the latest when the
+        slice is less than half-way to `CRITICAL_RATIO`.
+        """
+        watch, name = self.watch, self.slices.names[slice_]
+        if slice_ == ROOT:
+            strength = self.replay.of_everyone(watch.everyone_dispersion)
+        else:
+            own = float(watch.disparity.own.dispersion[slice_])
+            strength = self.replay.of_slice_alone(slice_, own)
+        theirs = map(self.slices.names.__getitem__, self.monitor.outside.open)
+        head = next((other for other in theirs if other and set(other) < set(name)), None)
+        self.monitor.outside.open[slice_] = detector  # it may have recovered in this very tick
+        if not watch.recovery.midpoint[slice_]:
+            ratio = max(strength.shrunk_ratio, CRITICAL_RATIO)
+            watch.recovery.open(np.array([slice_]), np.array([ratio]))
+        effect = self._effect(slice_, strength.onset)
+        finding = self._finding(
+            slice_, Kind.ERROR_RATE, State.FIRING, strength, effect, (1.0, None), head
+        )
+        return replace(
+            finding,
+            evidence=replace(finding.evidence, mode=OUTSIDE_BUDGET, false_alerts="not bounded"),
+            summary=f"{finding.summary} River's {detector} says so, outside the budget.",
+        )
+
+    def _recovered(self, slice_: int) -> list[Finding]:
+        """A slice is back: whatever was open on it is over."""
+        kinds = []
+        if slice_ == ROOT:
+            self.watch.everyone.open = False
+        elif self.watch.disparity.open[slice_]:
+            self.watch.disparity.open[slice_] = False
+            kinds.append(Kind.DISPARITY)
+        if self.monitor.outside.open.pop(slice_, None) or slice_ == ROOT:
+            kinds.append(Kind.ERROR_RATE)
+        since = self.at - 24 * HOUR
+        strength = Strength(0.0, since, (since, since), 1.0, 1.0)
+        effect = self._effect(slice_, since)
+        return [
+            self._finding(
+                slice_,
+                kind,
+                State.RESOLVED,
+                strength,
+                effect,
+                (0.0, None if kind is Kind.ERROR_RATE else 0.0),
+                None,
+            )
+            for kind in kinds
+        ]
+
+    def _finding(
+        self,
+        slice_: int,
+        kind: Kind,
+        state: State,
+        strength: Strength,
+        effect: Effect,
+        evidence: tuple[float, float | None],
+        head: Slice | None,
+    ) -> Finding:
+        own, rest = evidence
+        name = self.slices.names[slice_]
+        critical = strength.ratio >= CRITICAL_RATIO
+        return Finding(
+            model="",  # the model's own name is put on by whoever knows it
+            kind=kind,
+            slice=name,
+            state=state,
+            severity=Severity.CRITICAL if critical else Severity.WARNING,
+            onset=strength.onset,
+            onset_interval=strength.onset_interval,
+            detected_at=self.at,
+            effect=effect,
+            evidence=Evidence(
+                own_reference=float(min(own, EVIDENCE_SHOWN)),
+                rest=None if rest is None else float(min(rest, EVIDENCE_SHOWN)),
+                alarm_at=1.0,
+                mode="proven",
+                false_alerts=self.monitor.config.budget_text,
+            ),
+            explained_by=head,
+            summary=_summary(name, effect, state),
+        )
+
+    def _effect(self, slice_: int, onset: int) -> Effect:
+        """Loss of the slice and of the rest, before the onset and since."""
+        history, n_cells = self.monitor.history, self.slices.n_cells
+        membership = self.slices.membership()[[ROOT, slice_], :]
+        before = membership @ history.cells_between(n_cells, until=onset)
+        after = membership @ history.cells_between(n_cells, since=onset)
+        rates = [_rate(sums[1]) for sums in (before, after)]
+        alone = slice_ == ROOT
+        rest = [None if alone else _rate(sums[0] - sums[1]) for sums in (before, after)]
+        moved = rates[1] - rates[0]
+        widened = None if rest[0] is None or rest[1] is None else moved - (rest[1] - rest[0])
+        parts = [
+            before[1],
+            after[1],
+            *([] if alone else [before[0] - before[1], after[0] - after[1]]),
+        ]
+        dispersion = (
+            self.watch.everyone_dispersion
+            if alone
+            else float(self.watch.disparity.own.dispersion[slice_])
+        )
+        dispersion /= self.watch.scale  # published sums carry the labels' whole weights
+        spread = 1.96 * float(np.sqrt(sum(_variance(sums, dispersion) for sums in parts)))
+        middle = moved if widened is None else widened
+        return Effect(
+            metric=self.monitor.schema.loss,
+            because="degraded",
+            before=rates[0],
+            after=rates[1],
+            rest_before=rest[0],
+            rest_after=rest[1],
+            gap_widened_by=widened,
+            interval=(middle - spread, middle + spread),
+            rows=int(after[1][ROWS]),
+            labels=int(after[1][LABELS]),
+        )
+
+
+def _rate(sums: Floats) -> float:
+    return float(sums[LOSS] / sums[EXPOSURE]) if sums[EXPOSURE] > 0 else 0.0
+
+
+def _variance(sums: Floats, dispersion: float) -> float:
+    """Of a rate: its counts scatter `dispersion` times as far as Poisson ones."""
+    exposure = max(float(sums[EXPOSURE]), 1e-9)
+    return dispersion * max(float(sums[LOSS]), 1.0) / exposure**2
+
+
+_METRICS: Final = {
+    "wer": "WER",
+    "cer": "CER",
+    "zero_one": "The error rate",
+    "log_loss": "Log loss",
+    "brier": "The Brier score",
+    "absolute_error": "The absolute error",
+    "squared_error": "The squared error",
+    "given": "The loss",
+}
+
+
+def _summary(name: Slice, effect: Effect, state: State) -> str:
+    metric = _METRICS[effect.metric]
+    whom = f" for {slice_text(name)}" if name else " for everyone"
+    if state is State.RESOLVED:
+        return f"{metric}{whom} is back at {_shown(effect.after, effect.metric)}."
+    verb = "rose" if effect.after >= effect.before else "moved"
+    told = (
+        f"{metric}{whom} {verb} from {_shown(effect.before, effect.metric)} "
+        f"to {_shown(effect.after, effect.metric)}"
+    )
+    if effect.rest_after is None or effect.rest_before is None:
+        return told + "."
+    rest = _shown(effect.rest_after, effect.metric)
+    was = _shown(effect.rest_before, effect.metric)
+    stayed = f"stayed at {rest}" if rest == was else f"went from {was} to {rest}"
+    return f"{told} while the rest {stayed}."
+
+
+def _shown(value: float, metric: str) -> str:
+    if metric in ("wer", "cer", "zero_one"):
+        return f"{value:.1%}".replace("%", " %")
+    return f"{value:.3g}"

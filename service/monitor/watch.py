@@ -1,0 +1,291 @@
+"""Watch: one model's detectors over all its slices, from the moment that its reference is known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import csr_array
+
+from detectors import (
+    Budget,
+    CellRates,
+    Detections,
+    Disparity,
+    Everyone,
+    Outcomes,
+    Recovery,
+    Summary,
+    Units,
+    dispersion_own,
+    dispersion_share,
+    fit_cell_rates,
+)
+from detectors.disparity import ratio_of, rest_of
+from detectors.reference import raise_for_few_units, shrink_dispersion
+from detectors.summary import CAPPED, EXPOSURE
+from service.ingest.events import Floats, Hashes, Ints
+from service.monitor.slices import ROOT, Slices
+
+Indices = npt.NDArray[np.intp]
+
+LARGEST_PART: Final = 0.5  # a slice with more of the model than this *is* the model
+
+
+_LABELLED_DTYPES: Final = (np.intp, np.int64, np.uint64, *[np.float64] * 4)
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """Labelled rows as columns, shape (n_rows,) each."""
+
+    cell: Indices
+    hour: Ints  # of the prediction
+    cluster: Hashes  # 0: none
+    weight: Floats  # 1 / inclusion probability
+    loss: Floats  # as published
+    capped: Floats  # in [0, 1] or a few edits, as the detectors take it
+    exposure: Floats
+
+    def __len__(self) -> int:
+        return self.cell.size
+
+    @classmethod
+    def concatenate(cls, parts: list[Labelled]) -> Labelled:
+        """One after another; of none, no rows."""
+        names = zip(cls.__slots__, _LABELLED_DTYPES, strict=True)
+        return cls(
+            *(
+                np.concatenate([np.empty(0, dtype), *(getattr(part, name) for part in parts)])
+                for name, dtype in names
+            )
+        )
+
+    def take(self, rows: Indices) -> Labelled:
+        """The rows at these places."""
+        return Labelled(*(getattr(self, name)[rows] for name in self.__slots__))
+
+    def summary(self, n_cells: int) -> Summary:
+        """Their sums per cell."""
+        return Summary.of_labels(
+            self.cell, n_cells, self.weight, self.loss, self.capped, self.exposure
+        )
+
+
+class Watch:
+    """The fleets of one model, and what they expect of each cell."""
+
+    def __init__(self, rates: CellRates, tolerance: float, budget: Budget) -> None:
+        self.rates = rates
+        self.budget = budget
+        self.disparity = Disparity(1.0 + tolerance)
+        self.everyone = Everyone(1.0 + tolerance)
+        self.recovery = Recovery()
+        self.parts: list[int] = []  # slices whose complements `everyone` watches, in stream order
+        self.new_dispersion = (1.0, 1.0)  # own, share: of slices seen first after the reference
+        self.everyone_dispersion = 1.0
+        self.scale = 1.0  # of the labels' weights, so that one of the reference's weighs 1
+
+    @classmethod
+    def fit(cls, reference: Labelled, slices: Slices, tolerance: float, budget: Budget) -> Watch:
+        """Learn from the reference's labelled rows what is due, and how far it scatters."""
+        scale = 1.0 / float(reference.weight.mean())
+        reference = replace(reference, weight=reference.weight * scale)
+        membership = slices.membership()
+        summary = reference.summary(slices.n_cells)
+        capped, exposure = summary.sums[:, CAPPED], summary.sums[:, EXPOSURE]
+        rough = _compound(reference)
+        rates = fit_cell_rates(slices.levels, capped, exposure, rough)
+        units = _units(reference, rates.predict(slices.levels), membership)
+        own, n_units = dispersion_own(units, len(slices))
+        rates = fit_cell_rates(slices.levels, capped, exposure, max(rough, float(own[ROOT])))
+        expected = rates.predict(slices.levels)
+        units = _units(reference, expected, membership)
+        total_units = float(units.unit_observed.size)
+        own, n_units = dispersion_own(units, len(slices))
+        share = dispersion_share(units, len(slices))
+        own_shrunk = np.maximum(shrink_dispersion(own, n_units, total_units), rough)
+        share_shrunk = np.maximum(shrink_dispersion(share, n_units, total_units), rough)
+
+        watch = cls(rates, tolerance, budget)
+        watch.scale = scale
+        unseen = np.array([np.nan])
+        for_new = np.concatenate([own, unseen]), np.concatenate([share, unseen])
+        counts = np.concatenate([n_units, [0.0]])
+        watch.new_dispersion = (
+            max(rough, float(shrink_dispersion(for_new[0], counts, total_units)[-1])),
+            max(rough, float(shrink_dispersion(for_new[1], counts, total_units)[-1])),
+        )
+        watch.everyone_dispersion = max(
+            rough, float(own_shrunk[ROOT]), _hourly_dispersion(reference, expected)
+        )
+        seen, due = membership @ capped, membership @ (exposure * expected)
+        watch.disparity.grow(own_shrunk, share_shrunk, seen, due)
+        watch.recovery.grow(len(slices))
+        watch.parts = [
+            s
+            for s in range(1, len(slices))
+            if len(slices.names[s]) == 1 and due[s] <= LARGEST_PART * due[ROOT]
+        ]
+        everyone = np.full(1 + len(watch.parts), watch.everyone_dispersion)
+        others = [ROOT, *watch.parts]
+        complement = np.array([0.0, *([1.0] * len(watch.parts))])
+        watch.everyone.grow(
+            everyone,
+            np.where(complement, seen[ROOT] - seen[others], seen[ROOT]),
+            np.where(complement, due[ROOT] - due[others], due[ROOT]),
+        )
+        return watch
+
+    def take_over(self, before: Watch) -> None:
+        """Keep the incidents open that were: what is now normal tells when they are over."""
+        n = len(before.disparity)
+        self.disparity.open[:n] = before.disparity.open
+        self.recovery.midpoint[:n] = before.recovery.midpoint
+        self.everyone.open = before.everyone.open
+
+    def grow(self, slices: Slices) -> None:
+        """Watch the slices that were seen since; what they may spend comes from the others."""
+        n_new = len(slices) - len(self.disparity)
+        if n_new > 0:
+            own, share = self.new_dispersion
+            self.disparity.grow(np.full(n_new, own), np.full(n_new, share))
+            self.recovery.grow(n_new)
+
+    def outcomes(self, summary: Summary, slices: Slices) -> Outcomes:
+        """What a tick's labels lost per slice, and what was due."""
+        sums = summary.sums * self.scale
+        expected = sums[:, EXPOSURE] * self.rates.predict(slices.levels)[: len(sums)]
+        membership = slices.membership()[:, : len(sums)]
+        return Outcomes(membership @ sums[:, CAPPED], membership @ expected)
+
+    def detect(
+        self, outcomes: Outcomes, orders: Indices, seconds: float
+    ) -> tuple[Detections, Detections]:
+        """One tick through the fleets: slices that got worse unevenly, and the model at large."""
+        watching = ("everyone", "slices")
+        hazard = self.budget.hazard("slices", orders[1:], seconds, watching)
+        clumps = self._clumping()
+        uneven = self.disparity.update(
+            Outcomes(outcomes.observed / clumps, outcomes.expected / clumps),
+            np.concatenate(([0.0], hazard)),
+        )
+        spend = self.budget.hazard("everyone", orders[:1], seconds, watching)[0]
+        streams = Outcomes(
+            _complements(outcomes.observed, self.parts), _complements(outcomes.expected, self.parts)
+        )
+        worldwide = self.everyone.update(streams, np.full(len(self.everyone), spend))
+        return uneven, worldwide
+
+    def _clumping(self) -> float:
+        """How much more losses come in clumps while everyone is worse off, than in the reference.
+
+        What multiplies losses seldom multiplies each session's alike; where the factor varies by as
+        much as it is, the scatter over the mean grows with it.
+        """
+        return max(1.0, float(self.recovery.midpoint[ROOT]) ** 2)
+
+    def recovered(self, outcomes: Outcomes) -> Detections:
+        """Slices with an open incident that are back, the common movement of others allowed for."""
+        ratio = ratio_of(rest_of(outcomes))
+        ratio[ROOT] = 1.0
+        dispersion = self.disparity.own.dispersion.copy()
+        dispersion[ROOT] = self.everyone_dispersion
+        due = outcomes.expected * self.own_ratio() * np.maximum(ratio, 1.0)
+        return self.recovery.update(Outcomes(outcomes.observed, due), dispersion)
+
+    def own_ratio(self) -> Floats:
+        """What each slice's own past says of it, times what its cells' rates say."""
+        ratio: Floats = self.disparity.shape / self.disparity.rate
+        ratio[ROOT] = self.everyone.own.shape[0] / self.everyone.own.rate[0]
+        return ratio
+
+    def restate(self, tolerance: float, budget: Budget) -> None:
+        """Go on with another tolerance and budget: from the next tick on, so still predictable."""
+        self.budget = budget
+        self.disparity.tolerance = self.disparity.own.tolerance = 1.0 + tolerance
+        self.everyone.own.tolerance = 1.0 + tolerance
+
+    def save(self) -> dict[str, Any]:
+        """The state."""
+        return {
+            "base": self.rates.base,
+            "effects": list(self.rates.effects),
+            "own": self.rates.own,
+            "disparity": self.disparity.save(),
+            "everyone": self.everyone.save(),
+            "recovery": self.recovery.save(),
+            "parts": self.parts,
+            "new_dispersion": list(self.new_dispersion),
+            "everyone_dispersion": self.everyone_dispersion,
+            "scale": self.scale,
+        }
+
+    @classmethod
+    def restore(cls, state: dict[str, Any], tolerance: float, budget: Budget) -> Watch:
+        """The watch that `save` gave."""
+        rates = CellRates(state["base"], list(state["effects"]), state["own"])
+        watch = cls(rates, tolerance, budget)
+        watch.disparity.restore(state["disparity"])
+        watch.everyone.restore(state["everyone"])
+        watch.recovery.restore(state["recovery"])
+        watch.parts = list(state["parts"])
+        own, share = state["new_dispersion"]
+        watch.new_dispersion = (own, share)
+        watch.everyone_dispersion = state["everyone_dispersion"]
+        watch.scale = state["scale"]
+        return watch
+
+
+def _complements(per_slice: Floats, parts: list[int]) -> Floats:
+    """The whole model, then the model without each part."""
+    return np.concatenate([per_slice[:1], np.maximum(per_slice[ROOT] - per_slice[parts], 0.0)])
+
+
+def _compound(reference: Labelled) -> float:
+    """Dispersion of independent rows: a label that stands for w rows scatters w times as far."""
+    weighted = reference.weight * np.maximum(reference.capped, 1e-12)
+    return max(1.0, float((reference.weight * weighted).sum() / weighted.sum()))
+
+
+def _units(reference: Labelled, rates: Floats, membership: csr_array) -> Units:
+    """The reference by independent unit: its cluster, and for rows without one its hour."""
+    unit_name = np.where(
+        reference.cluster != 0, reference.cluster, reference.hour.astype(np.uint64)
+    )
+    _, first, unit = np.unique(unit_name, return_index=True, return_inverse=True)
+    observed = reference.weight * reference.capped
+    expected = reference.weight * reference.exposure * rates[reference.cell]
+    _, period = np.unique(reference.hour[first], return_inverse=True)
+
+    slices_of_cell = membership.T.tocsr()
+    counts = np.diff(slices_of_cell.indptr)[reference.cell]
+    row = np.repeat(np.arange(len(reference)), counts)
+    start = slices_of_cell.indptr[reference.cell]
+    within = np.arange(row.size) - np.repeat(np.cumsum(counts) - counts, counts)
+    slice_ = slices_of_cell.indices[np.repeat(start, counts) + within].astype(np.int64)
+    n_units = first.size
+    pairs, inverse = np.unique(slice_ * n_units + unit[row], return_inverse=True)
+    return Units(
+        slices=(pairs // n_units).astype(np.intp),
+        units=(pairs % n_units).astype(np.intp),
+        observed=np.bincount(inverse, observed[row]).astype(np.float64),
+        expected=np.bincount(inverse, expected[row]).astype(np.float64),
+        period=period.astype(np.intp),
+        unit_observed=np.bincount(unit, observed).astype(np.float64),
+        unit_expected=np.bincount(unit, expected).astype(np.float64),
+    )
+
+
+def _hourly_dispersion(reference: Labelled, rates: Floats) -> float:
+    """Scatter of the whole model's hours: what moves everybody together, sessions aside."""
+    _, hour = np.unique(reference.hour, return_inverse=True)
+    observed = np.bincount(hour, reference.weight * reference.capped)
+    expected = np.bincount(hour, reference.weight * reference.exposure * rates[reference.cell])
+    total = float(expected.sum())
+    if total <= 0:
+        return 1.0
+    spread = float(((observed - expected) ** 2).sum() / total)
+    return spread * raise_for_few_units(float(observed.size))

@@ -1,0 +1,162 @@
+"""Slices against membership by hand: who is in which slice, and what happens at the bounds."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.engine.state_bytes import from_bytes, to_bytes
+from service.ingest.events import Categories, EventBatch
+from service.monitor import slices as slices_module
+from service.monitor.findings import Slice
+from service.monitor.slices import ABSENT, FIRST, OTHER, ROOT, Slices
+from tests.rows import a_batch, a_prediction
+
+Attributes = dict[str, str]
+
+
+def with_attributes(*attributes: Attributes) -> EventBatch:
+    return a_batch([a_prediction(str(i), attributes=a) for i, a in enumerate(attributes)])
+
+
+def slices_of(slices: Slices, cell: int) -> set[Slice]:
+    """The slices that a cell's rows are in."""
+    column = slices.membership()[:, [cell]].toarray().ravel()
+    return {slices.names[s] for s in np.flatnonzero(column)}
+
+
+def by_hand(attributes: Attributes, order: int) -> set[Slice]:
+    pairs = sorted(attributes.items())
+    return {name for k in range(order + 1) for name in combinations(pairs, k)}
+
+
+ROWS = st.lists(
+    st.dictionaries(
+        st.sampled_from(["floor", "accent", "device"]), st.sampled_from("abcd"), max_size=3
+    ),
+    min_size=1,
+    max_size=20,
+)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(requests=st.lists(ROWS, min_size=1, max_size=3))
+def test_a_row_is_in_every_slice_that_its_attributes_name(
+    order: int, requests: list[list[Attributes]]
+) -> None:
+    slices = Slices(["floor", "accent", "device"], order)
+    for rows in requests:
+        for attributes, cell in zip(rows, slices.assign(with_attributes(*rows)), strict=True):
+            assert slices_of(slices, int(cell)) == by_hand(attributes, order)
+
+
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(requests=st.lists(ROWS, min_size=1, max_size=4), cut=st.integers(0, 4))
+def test_cells_and_slices_do_not_depend_on_cuts_nor_on_a_restart(
+    requests: list[list[Attributes]], cut: int
+) -> None:
+    rows = [row for request in requests for row in request]
+    whole = Slices(["floor", "accent"], 2)
+    cells = whole.assign(with_attributes(*rows)).tolist()
+    cut_up, found = Slices(["floor", "accent"], 2), []
+    for n, request in enumerate(requests):
+        if n == cut:
+            cut_up = Slices.restore(from_bytes(to_bytes(cut_up.save())))
+        found += cut_up.assign(with_attributes(*request)).tolist()
+    assert found == cells
+    assert cut_up.names == whole.names
+    assert (cut_up.membership().toarray() == whole.membership().toarray()).all()
+
+
+def test_cells_are_told_apart_for_every_combination_of_many_values() -> None:
+    slices = Slices(["a", "b", "c"], 1)
+    codes = [np.repeat(np.arange(40), 400), np.tile(np.repeat(np.arange(20), 20), 40)]
+    codes.append(np.tile(np.arange(20), 800))
+    levels = np.stack(codes, axis=1).astype(np.int32)
+    for d, n in enumerate((40, 20, 20)):
+        for value in range(n):
+            slices._code(d, str(value))
+    cells = slices.cells_of(levels)
+    assert np.unique(cells).size == len(levels) == 16_000
+    assert (slices.levels[cells] == levels).all()
+
+
+def test_an_attribute_that_is_absent_fixes_nothing() -> None:
+    slices = Slices(["floor", "accent"], 2)
+    cells = slices.assign(with_attributes({"floor": "7"}, {}, {"ward": "x"}))
+    assert slices.levels[cells].tolist() == [[ABSENT, FIRST], [ABSENT] * 2, [ABSENT] * 2]
+    assert slices_of(slices, int(cells[1])) == {()}
+    assert cells[1] == cells[2]
+
+
+def test_a_model_without_dimensions_is_one_slice() -> None:
+    slices = Slices([], 2)
+    assert slices.assign(with_attributes({"floor": "7"}, {})).tolist() == [0, 0]
+    assert slices.names == [()]
+    assert slices.membership().toarray().tolist() == [[1.0]]
+
+
+def test_past_the_budget_no_slice_is_made_and_each_is_counted() -> None:
+    slices = Slices(["floor", "accent"], 2, max_slices=4)
+    cells = slices.assign(
+        with_attributes(
+            {"floor": "1", "accent": "us"},  # makes 3
+            {"floor": "2", "accent": "us"},  # floor=2 is the fourth, the pair is past
+            {"floor": "3", "accent": "us"},  # floor=3 and the pair are past
+        )
+    )
+    assert len(slices) == 1 + 4
+    assert slices.n_past_budget == 3
+    assert slices_of(slices, int(cells[2])) == {(), (("accent", "us"),)}
+    again = Slices.restore(from_bytes(to_bytes(slices.save())))
+    assert again.names == slices.names
+    assert again.n_past_budget == 3
+
+
+def test_past_the_cap_on_values_rows_are_other_and_stay_in_their_other_slices(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(slices_module, "MAX_VALUES", 2)
+    slices = Slices(["floor", "accent"], 2)
+    cells = slices.assign(
+        with_attributes(*({"floor": str(floor), "accent": "us"} for floor in range(4)))
+    )
+    assert slices.levels[cells][:, 1].tolist() == [FIRST, FIRST + 1, OTHER, OTHER]
+    assert slices_of(slices, int(cells[3])) == {(), (("accent", "us"),)}
+
+
+def test_past_the_cap_on_cells_rows_are_in_the_cell_of_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(slices_module, "MAX_CELLS", 3)
+    slices = Slices(["floor"], 1)
+    cells = slices.assign(with_attributes(*({"floor": str(floor)} for floor in range(5))))
+    assert cells.tolist() == [1, 2, 0, 0, 0]
+    assert slices.n_rows_other == 3
+    assert Slices.restore(slices.save()).n_rows_other == 3
+    assert slices_of(slices, 0) == {()}
+    assert slices.assign(with_attributes({"floor": "1"}, {"floor": "9"})).tolist() == [2, 0]
+
+
+def test_values_that_other_rows_of_the_request_have_take_no_room() -> None:
+    shared = Categories(np.array([0, 0], np.int32), ["7", *(f"other-{i}" for i in range(50))])
+    batch = with_attributes({}, {})
+    batch.attributes["floor"] = shared
+    slices = Slices(["floor"], 1)
+    slices.assign(batch)
+    assert slices.values == [["7"]]
+
+
+def test_slices_are_found_by_name_and_ordered_by_how_much_they_fix() -> None:
+    slices = Slices(["floor", "accent"], 2)
+    slices.assign(with_attributes({"floor": "7", "accent": "us"}))
+    assert slices.find(()) == ROOT
+    assert slices.find((("floor", "8"),)) is None
+    pair = slices.find((("accent", "us"), ("floor", "7")))
+    assert pair is not None
+    assert slices.orders()[[ROOT, pair]].tolist() == [0, 2]
