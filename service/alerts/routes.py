@@ -1,0 +1,181 @@
+"""Routes of alerts: `/v1/alerts`, their history, their evidence, and taking one in hand."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Final
+
+import msgspec
+from fastapi import APIRouter, Depends, Query
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from sqlalchemy import Connection, Row, Select, and_, delete, insert, select
+
+from service.alerts.alert import Alert
+from service.alerts.public import public_alert
+from service.auth import Scope, Tenant, requires, requires_key
+from service.clock import to_rfc3339
+from service.errors import NotFound
+from service.ingest.events import NAME
+from service.keys import Key
+from service.monitor.findings import Kind, State
+from service.pages import OnePage, fetch
+from service.services import Services, services
+from service.tables import acknowledgements, alerts, transitions
+
+router = APIRouter(tags=["alerts"])
+
+Running = Annotated[Services, Depends(services)]
+Reader = Annotated[Tenant, Depends(requires(Scope.READ, Scope.ADMIN))]
+AdminKey = Annotated[Key, Depends(requires_key(Scope.ADMIN))]
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Acknowledgement(BaseModel):
+    """Someone has taken the alert in hand."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    comment: str = Field("", max_length=2000, pattern=r"^[^\x00]*$")
+
+
+@router.get("/v1/alerts")
+def list_alerts(
+    tenant: Reader,
+    running: Running,
+    page: OnePage,
+    state: Annotated[list[State] | None, Query(max_length=len(State))] = None,
+    model: Annotated[str | None, Query(pattern=NAME)] = None,
+    kind: Annotated[list[Kind] | None, Query(max_length=len(Kind))] = None,
+    since: Annotated[AwareDatetime | None, Query(description="detected at or after")] = None,
+) -> dict[str, Any]:
+    """The alerts, the newest first; `state` and `kind` may be given more than once."""
+    query = _alerts_of(tenant)
+    if state:
+        query = query.where(alerts.c.state.in_(state))
+    if kind:
+        query = query.where(alerts.c.kind.in_(kind))
+    if model is not None:
+        query = query.where(alerts.c.model == model)
+    if since is not None:
+        query = query.where(alerts.c.detected_at >= _micros(since))
+    with running.database.read() as connection:
+        rows, next_ = fetch(connection, query, (alerts.c.detected_at, alerts.c.id), page)
+    return {"alerts": [_public(row) for row in rows], "next": next_}
+
+
+@router.get("/v1/alerts/{alert_id}")
+def get(tenant: Reader, running: Running, alert_id: str) -> dict[str, Any]:
+    """One alert."""
+    with running.database.read() as connection:
+        return _public(_find(connection, tenant, alert_id))
+
+
+@router.get("/v1/alerts/{alert_id}/history")
+def history(tenant: Reader, running: Running, alert_id: str, page: OnePage) -> dict[str, Any]:
+    """Every change of the alert, oldest first, with the alert as each left it."""
+    rows, next_ = _transitions(running, tenant, alert_id, page)
+    changes = [{**_change(row), "alert": public_alert(_alert(row))} for row in rows]
+    return {"history": changes, "next": next_}
+
+
+@router.get("/v1/alerts/{alert_id}/evidence")
+def evidence(tenant: Reader, running: Running, alert_id: str, page: OnePage) -> dict[str, Any]:
+    """The figures behind the alert, and how they came to be: one row a change, oldest first."""
+    with running.database.read() as connection:
+        shown = _public(_find(connection, tenant, alert_id))
+    rows, next_ = _transitions(running, tenant, alert_id, page)
+    keys = ("effect", "evidence")
+    changes = [
+        {**_change(row), **{key: then[key] for key in keys}}
+        for row, then in ((row, public_alert(_alert(row))) for row in rows)
+    ]
+    about = ("id", "model", "kind", "state", "slice", "onset", "onset_interval", "summary")
+    return {**{key: shown[key] for key in about + keys}, "history": changes, "next": next_}
+
+
+@router.post("/v1/alerts/{alert_id}/acknowledge")
+def acknowledge(
+    key: AdminKey, running: Running, alert_id: str, body: Acknowledgement | None = None
+) -> dict[str, Any]:
+    """Note who has taken the alert in hand; it goes on as it is. The newest note stands."""
+    mine = and_(acknowledgements.c.tenant == key.tenant, acknowledgements.c.alert_id == alert_id)
+    with running.database.write() as connection:
+        _find(connection, key.tenant, alert_id)
+        connection.execute(delete(acknowledgements).where(mine))
+        connection.execute(
+            insert(acknowledgements).values(
+                tenant=key.tenant,
+                alert_id=alert_id,
+                by=key.id,
+                comment="" if body is None else body.comment,
+                at=running.clock.now(),
+            )
+        )
+        return _public(_find(connection, key.tenant, alert_id))
+
+
+def _alerts_of(tenant: str) -> Select[Any]:
+    theirs = and_(
+        acknowledgements.c.tenant == alerts.c.tenant, acknowledgements.c.alert_id == alerts.c.id
+    )
+    return (
+        select(
+            alerts.c.id,
+            alerts.c.detected_at,
+            alerts.c.body,
+            acknowledgements.c.by,
+            acknowledgements.c.at,
+            acknowledgements.c.comment,
+        )
+        .join(acknowledgements, theirs, isouter=True)
+        .where(alerts.c.tenant == tenant)
+    )
+
+
+def _find(connection: Connection, tenant: str, alert_id: str) -> Row[Any]:
+    row = connection.execute(_alerts_of(tenant).where(alerts.c.id == alert_id)).one_or_none()
+    if row is None:
+        raise NotFound("no such alert")
+    return row
+
+
+def _transitions(
+    running: Services, tenant: str, alert_id: str, page: OnePage
+) -> tuple[list[Row[Any]], str | None]:
+    query = select(transitions).where(
+        transitions.c.tenant == tenant, transitions.c.alert_id == alert_id
+    )
+    with running.database.read() as connection:
+        _find(connection, tenant, alert_id)
+        return fetch(
+            connection,
+            query,
+            (transitions.c.revision, transitions.c.alert_id),
+            page,
+            descending=False,
+        )
+
+
+def _alert(row: Row[Any]) -> Alert:
+    return msgspec.json.decode(row.body, type=Alert)
+
+
+def _public(row: Row[Any]) -> dict[str, Any]:
+    taken = (
+        None if row.by is None else {"by": row.by, "at": to_rfc3339(row.at), "comment": row.comment}
+    )
+    return public_alert(_alert(row), acknowledged=taken)
+
+
+def _change(row: Row[Any]) -> dict[str, Any]:
+    return {
+        "revision": row.revision,
+        "type": row.type,
+        "at": to_rfc3339(row.at),
+        "reason": row.reason,
+    }
+
+
+def _micros(instant: datetime) -> int:
+    return (instant - _EPOCH) // timedelta(microseconds=1)
