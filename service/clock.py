@@ -1,4 +1,4 @@
-"""Clock: the wall clock as an argument, so that tests can move it and nothing reads it by stealth."""
+"""Clock: the wall clock as an argument, so that tests can move it and nothing else reads it."""
 
 from __future__ import annotations
 

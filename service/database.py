@@ -1,7 +1,7 @@
 """Database: one SQLAlchemy engine, with SQLite set so that a commit is on stable storage.
 
-`read()` gives a connection for looking, `write()` one transaction that holds the write lock from its
-first statement (BEGIN IMMEDIATE), so that it never has to be retried half-way.
+`read()` gives a connection for looking, `write()` one transaction that holds the write lock from
+its first statement (BEGIN IMMEDIATE), so that it never has to be retried half-way.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Database:
     """The tables of `service.tables` behind one URL."""
 
     def __init__(self, url: str) -> None:
-        self.engine: SqlEngine = create_engine(url, pool_pre_ping=False)
+        self.engine: SqlEngine = create_engine(url, pool_pre_ping=False, hide_parameters=True)
         self.is_sqlite = self.engine.dialect.name == "sqlite"
         if self.is_sqlite:
             event.listen(self.engine, "connect", _set_up_sqlite)
@@ -60,7 +60,9 @@ class Database:
 def _set_up_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # the begin event below opens transactions, not the driver
     cursor = connection.cursor()
+    cursor.execute("PRAGMA page_size=16384")  # for a new file: a batch's blob fills whole pages
     cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA wal_autocheckpoint=2000")
     cursor.execute("PRAGMA synchronous=FULL")  # NORMAL loses acknowledged commits at a power cut
     cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_SECONDS * 1000}")
     cursor.execute("PRAGMA foreign_keys=ON")

@@ -59,6 +59,7 @@ rejected = Table(  # refused rows, kept for inspection, the newest of each tenan
     Column("seq", BigInteger, primary_key=True),
     Column("index", Integer, primary_key=True),
     Column("id", Text),
+    Column("model", Text),
     Column("reason", Text, nullable=False),
     Column("received_at", BigInteger, nullable=False),
 )
@@ -107,8 +108,8 @@ endpoints = Table(
     Column("id", Text, primary_key=True),
     Column("url", Text, nullable=False),
     Column("format", Text, nullable=False),
-    Column("filters", Text, nullable=False),  # {"models": [...], "kinds": ..., "severities": ..., "slices": ...}
-    Column("secrets", Text, nullable=False),  # [{"secret": "whsec_...", "expires_at": micros or null}]
+    Column("filters", Text, nullable=False),  # {"models": [...], "kinds": [...], ...}
+    Column("secrets", Text, nullable=False),  # [{"secret": ..., "expires_at": micros or null}]
     Column("state", Text, nullable=False),  # "active", "paused", "disabled"
     Column("state_reason", Text, nullable=False),
     Column("created_at", BigInteger, nullable=False),

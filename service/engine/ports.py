@@ -17,7 +17,7 @@ from service.ingest.events import Rejected
 Offset = int  # place in the log; the first entry has 1, 0 is before all
 
 BATCH: Final = "batch/1"  # a frame of events, service.ingest.events
-TICK: Final = "tick/1"  # eight bytes: the wall clock, microseconds
+TICK: Final = "tick/1"  # eight bytes, big endian: the wall clock, microseconds
 CONFIGURE: Final = "configure/1"  # JSON: {"model": ..., "config": {...}}
 REFERENCE: Final = "reference/1"  # JSON: {"model": ...}, newline, a frame: an uploaded reference
 
@@ -42,7 +42,8 @@ class EventLog(Protocol):
         """Store entries in one commit and give their offsets, in order.
 
         When it returns, they are on stable storage. May block for the length of a commit.
-        Raises StorageFailed for an I/O error (the caller must end the process) and TryLater where
+        Raises Conflict where a batch id is in its tenant's log already (nothing was stored),
+        StorageFailed for an I/O error (the caller must end the process) and TryLater where
         the storage is unavailable for now (nothing was stored).
         """
 
@@ -55,8 +56,17 @@ class EventLog(Protocol):
     def last(self) -> Offset:
         """The offset of the newest entry, 0 where there is none."""
 
-    def trim(self, through: Offset) -> None:
-        """Forget entries up to and with `through`; callers keep what the older snapshot needs."""
+    def keep_rejected(self, entry: Entry) -> None:
+        """Keep for inspection the `rejected` of an entry that is stored: rows the fold refused.
+
+        Best effort: they are counted whether or not this succeeds.
+        """
+
+    def trim(self, through: Offset, received_before: int) -> None:
+        """Forget the oldest entries: up to and with `through`, received before that instant.
+
+        Callers keep what the older snapshot needs. A long backlog may take several calls.
+        """
 
 
 @dataclass(frozen=True, slots=True)

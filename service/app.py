@@ -1,0 +1,235 @@
+"""App: the composition root, where the parts are made and handed to each other, and the server."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import gc
+import random
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
+from hmac import compare_digest
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Final
+
+import prometheus_client
+import uvicorn
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
+
+from service import logs, problems
+from service.alerts import routes as alerts
+from service.clock import Clock, SystemClock
+from service.database import Database
+from service.deadlines import protocol
+from service.engine import routes as models
+from service.engine.engine import Engine
+from service.engine.fold import Fold
+from service.engine.journal import SqlEventLog
+from service.engine.processor import Processor
+from service.engine.state_store import SqlStateStore
+from service.engine.views import slice_views
+from service.errors import Conflict, TryLater, Unauthorized
+from service.ingest import routes as ingest
+from service.keys import Keys
+from service.limits import caps
+from service.metrics import Metrics
+from service.notify import routes as notify
+from service.notify.egress import Egress
+from service.notify.outbox import enqueue
+from service.notify.worker import Worker
+from service.services import Services, services
+from service.settings import Settings
+
+READY_WAIT_SECONDS: Final = 2.0  # a start is silent for so long; a longer replay answers 503
+GC_ALLOCATIONS: Final = 100_000  # containers made, less those freed, between collections
+GRACE_SECONDS: Final = 2  # for requests in flight, before the engine drains
+
+router = APIRouter(tags=["operations"])
+
+Running = Annotated[Services, Depends(services)]
+
+
+def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
+    """The whole service as one ASGI application; its lifespan starts and stops the engine.
+
+    Makes the data directory and the tables. Raises Conflict at the start of its lifespan where
+    another server has the directory.
+    """
+    clock = clock or SystemClock()
+    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    database = _database(settings)
+    database.create_tables()
+    metrics = Metrics(caps(settings), settings.max_slice_series)
+    egress = Egress(
+        settings.egress_allow,
+        settings.egress_http,
+        deadline_seconds=settings.delivery_deadline_seconds,
+    )
+    worker = Worker(
+        database,
+        clock,
+        egress,
+        schedule_seconds=settings.retry_schedule_seconds,
+        rng=random.Random(),  # noqa: S311 - jitter, not a secret
+        metrics=metrics,
+        max_at_once=settings.max_deliveries_at_once,
+    )
+    processor = Processor(
+        SqlEventLog(database),
+        SqlStateStore(database, clock, enqueue),
+        Fold,
+        clock,
+        settings,
+        metrics,
+        views=slice_views,
+        free_bytes=partial(_free_bytes, settings.data_dir),
+        on_transitions=worker.wake,
+    )
+    engine = Engine(processor, clock, settings, metrics)
+    app = FastAPI(
+        title="Slicewatch",
+        version=version("slicewatch"),
+        lifespan=partial(_lifespan, settings=settings, engine=engine, worker=worker),
+        responses={"4XX": _PROBLEM, "5XX": _PROBLEM},
+    )
+    app.state.services = Services(
+        settings=settings,
+        clock=clock,
+        database=database,
+        keys=Keys(database, clock),
+        engine=engine,
+        metrics=metrics,
+        outbox_wake=worker.wake,
+    )
+    for part in (ingest, models, alerts, notify):
+        app.include_router(part.router)
+    app.include_router(router)
+    problems.install(app, metrics)
+    return app
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or Ctrl-C, then drain; prints where it listens.
+
+    Raises Conflict where another server has the data directory.
+    """
+    logs.configure()
+    prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
+    app = create_app(settings)
+    with _held(settings.data_dir):
+        pass  # it is told here in plain words; the lifespan takes it again, and keeps it
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        loop="uvloop",
+        http=protocol(settings),
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=settings.max_connections,
+        timeout_keep_alive=settings.keep_alive_seconds,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
+    if threading.current_thread() is threading.main_thread():
+        # uvicorn raises the signal again once it has stopped; by then it has been obeyed.
+        for signal_ in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signal_, lambda *_: None)
+    # Decoding makes rows by the thousand and drops them at once, none of them in a cycle: at the
+    # default threshold the collector would walk them several times a request for nothing.
+    gc.freeze()
+    gc.set_threshold(GC_ALLOCATIONS, 20, 50)
+    _Server(config).run()
+
+
+class _Server(uvicorn.Server):
+    """Says where it listens."""
+
+    def _log_started_message(self, listeners: object) -> None:
+        host, port = self.servers[0].sockets[0].getsockname()[:2]
+        at = f"[{host}]" if ":" in host else host
+        sys.stdout.write(f"listening on http://{at}:{port}\n")
+        sys.stdout.flush()
+
+
+@router.get("/livez", summary="The process answers")
+async def livez() -> dict[str, str]:
+    """Looks at nothing but the event loop."""
+    return {"status": "alive"}
+
+
+@router.get("/readyz", summary="The service takes work in")
+async def readyz(running: Running) -> dict[str, str]:
+    """503 while it starts, drains, or its storage takes nothing."""
+    reason = running.engine.why_not_ready()
+    if reason is not None:
+        raise TryLater(reason, retry_after_seconds=5)
+    return {"status": "ready"}
+
+
+@router.get("/metrics", summary="Prometheus text or OpenMetrics", response_class=Response)
+async def metrics_page(request: Request, running: Running) -> Response:
+    """By the Accept header; asks for `metrics_token` where that is set."""
+    token = running.settings.metrics_token
+    if token is not None:
+        given = request.headers.get("authorization", "")
+        if not compare_digest(given.encode(), f"Bearer {token.get_secret_value()}".encode()):
+            raise Unauthorized("Authorization: expected Bearer and the metrics token")
+    accept = request.headers.get("accept", "")
+    body, content_type = await asyncio.to_thread(running.metrics.page, accept)
+    return Response(body, headers={"content-type": content_type})
+
+
+@asynccontextmanager
+async def _lifespan(
+    app: FastAPI, settings: Settings, engine: Engine, worker: Worker
+) -> AsyncIterator[None]:
+    running: Services = app.state.services
+    with _held(settings.data_dir):
+        engine.start()
+        await asyncio.to_thread(engine.wait_until_ready, READY_WAIT_SECONDS)
+        delivering = asyncio.create_task(worker.run())
+        try:
+            yield
+        finally:
+            delivering.cancel()
+            with suppress(asyncio.CancelledError):
+                await delivering
+            if await asyncio.to_thread(engine.stop):
+                running.database.close()
+
+
+@contextmanager
+def _held(directory: Path) -> Iterator[None]:
+    """The directory, for this process alone."""
+    with (directory / "slicewatch.lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Conflict("data_dir: another server has it") from None
+        yield
+
+
+def _database(settings: Settings) -> Database:
+    if settings.database_url is not None:
+        return Database(settings.database_url)
+    return Database.in_directory(settings.data_dir)
+
+
+def _free_bytes(directory: Path) -> int:
+    return shutil.disk_usage(directory).free
+
+
+_PROBLEM: Final = {
+    "description": "A problem document (RFC 9457).",
+    "content": {"application/problem+json": {"schema": problems.SCHEMA}},
+}

@@ -1,0 +1,148 @@
+"""Views: what is read of the running state, as JSON-ready values and as metric series."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from service.clock import to_rfc3339
+from service.engine.fold import Fold
+from service.metrics import SliceView
+from service.monitor.findings import slice_text
+from service.monitor.model import Model
+from service.monitor.monitor import Monitor
+from service.monitor.slices import ROOT
+from service.monitor.standing import Standing, standing
+
+SORTS: Final = ("disparity", "loss", "rows", "labels", "evidence")
+
+
+@dataclass(frozen=True, slots=True)
+class SliceQuery:
+    """Which slices are asked for, and in what order."""
+
+    order: int | None = None
+    dimension: str | None = None
+    sort: str = "disparity"  # the greatest first
+    since: int | None = None
+    until: int | None = None
+    min_rows: int = 0  # slices with fewer are left out
+
+
+def model_json(name: str, model: Model) -> dict[str, Any]:
+    """A model as `GET /v1/models/{model}` has it."""
+    monitor = model.monitor
+    return {
+        "model": name,
+        "state": _state(model),
+        "rows": monitor.n_predictions if monitor else 0,
+        "labels": monitor.n_labels if monitor else 0,
+        "labels_waiting": monitor.join.n_waiting_labels if monitor else 0,
+        "labels_unscored": monitor.n_unscored if monitor else 0,
+        "loss": monitor.schema.loss if monitor else model.config.loss,
+        "dimensions": list(monitor.slices.dimensions) if monitor else model.config.dimensions,
+        "features": {s.name: s.kind for s in monitor.schema.signals} if monitor else {},
+        "slices": len(monitor.slices) if monitor else 0,
+        "rows_other": monitor.slices.n_rows_other if monitor else 0,
+        "slices_past_budget": monitor.slices.n_past_budget if monitor else 0,
+        "versions": dict(model.versions),
+        "last_row_at": to_rfc3339(model.last_row_at) if model.last_row_at else None,
+        "reference_until": (
+            to_rfc3339(monitor.reference_until) if monitor and monitor.reference_until else None
+        ),
+        "config": model.config.model_dump(mode="json", by_alias=True),
+    }
+
+
+def _state(model: Model) -> str:
+    """`waiting` for rows, `learning` its schema, gathering its `reference`, or `watching`."""
+    if model.monitor is None:
+        return "waiting"
+    if model.is_learning:
+        return "learning"
+    return "reference" if model.monitor.watch is None else "watching"
+
+
+def slices_json(
+    fold: Fold, tenant: str, name: str, query: SliceQuery, start: int, limit: int
+) -> list[dict[str, Any]]:
+    """Slices of a model, from place `start` on, as `GET /v1/models/{model}/slices` has them."""
+    known = fold.model(tenant, name)
+    monitor = None if known is None else known[0].monitor
+    if known is None or monitor is None:
+        return []
+    ledger = known[1]
+    now = standing(monitor, query.since, query.until)
+    alerts: dict[Any, list[str]] = {}
+    for alert in ledger.open.values():
+        alerts.setdefault(alert.slice, []).append(alert.id)
+    selected = _selected(monitor, now, query)[start : start + limit]
+    return [_slice_json(monitor, now, index, alerts) for index in selected]
+
+
+def _selected(monitor: Monitor, now: Standing, query: SliceQuery) -> list[int]:
+    wanted = now.rows >= query.min_rows
+    orders = monitor.slices.orders()
+    if query.order is not None:
+        wanted &= orders == query.order
+    if query.dimension is not None:
+        named = [any(d == query.dimension for d, _ in name) for name in monitor.slices.names]
+        wanted &= np.array(named)
+    key = np.nan_to_num(getattr(now, query.sort), nan=-np.inf)
+    ordered = np.lexsort((np.arange(key.size), orders, -key))
+    return [int(index) for index in ordered if wanted[index]]
+
+
+def _slice_json(
+    monitor: Monitor, now: Standing, index: int, alerts: dict[Any, list[str]]
+) -> dict[str, Any]:
+    name = monitor.slices.names[index]
+    return {
+        "slice": dict(name),
+        "rows": int(now.rows[index]),
+        "labels": int(now.labels[index]),
+        "loss": _number(now.loss[index]),
+        "loss_interval": _pair(now.loss_lower[index], now.loss_upper[index]),
+        "reference_loss": _number(now.reference_loss[index]),
+        "disparity": _number(now.disparity[index]),
+        "disparity_interval": _pair(now.disparity_lower[index], now.disparity_upper[index]),
+        "evidence": _number(now.evidence[index]),
+        "shift": monitor.inputs.shifts(monitor.slices.membership(), index),
+        "alerts": alerts.get(name, []),
+    }
+
+
+def _number(value: float) -> float | None:
+    return float(f"{value:.6g}") if math.isfinite(value) else None
+
+
+def _pair(lower: float, upper: float) -> list[float | None] | None:
+    if not (math.isfinite(lower) and math.isfinite(upper)):
+        return None
+    return [_number(lower), _number(upper)]
+
+
+def slice_views(fold: Fold) -> Iterator[SliceView]:
+    """Every slice of every model as `/metrics` shows it."""
+    for tenant, known in fold.tenants.items():
+        for name, model in known.models.items():
+            if model.is_learning or model.monitor is None:
+                continue
+            monitor = model.monitor
+            now = standing(monitor)
+            shown = np.flatnonzero(now.rows >= model.config.publish_min_rows)
+            for index in shown.tolist():
+                yield SliceView(
+                    tenant=tenant,
+                    model=name,
+                    slice="" if index == ROOT else slice_text(monitor.slices.names[index]),
+                    rows=float(now.rows[index]),
+                    labels=float(now.labels[index]),
+                    loss=float(now.loss[index]),
+                    disparity=float(now.disparity[index]),
+                    evidence=float(now.evidence[index]),
+                )

@@ -1,0 +1,50 @@
+"""Limits: every bound of the service by name, with what happens to what goes over it.
+
+A collection that can grow with what people send has a `Cap` here; what overflows is counted in
+`slicewatch_overflow_total{cap="<name>"}`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from service.settings import Settings
+
+
+class Overflow(StrEnum):
+    """What happens to what goes over a cap."""
+
+    REFUSE = "refuse"  # the request gets 413, 422, 429 or 503; nothing of it is kept
+    FORGET_OLDEST = "forget_oldest"  # the newest are kept
+    MERGE = "merge"  # into one that stands for the rest: slice="other"
+
+
+@dataclass(frozen=True, slots=True)
+class Cap:
+    """A bound: how many of what, and its overflow rule."""
+
+    name: str  # the same in settings, metrics and documentation
+    limit: int
+    unit: str
+    overflow: Overflow
+
+
+REJECTED_ROWS: Final = Cap("rejected_rows", 10_000, "rows a tenant", Overflow.FORGET_OLDEST)
+QUESTIONS: Final = Cap("questions", 256, "queries of live state waiting", Overflow.REFUSE)
+GROUP_BATCHES: Final = 64  # of one commit; no cap: what is over waits for the next
+
+
+def caps(settings: Settings) -> tuple[Cap, ...]:
+    """Every cap of a server with these settings."""
+    return (
+        Cap("connections", settings.max_connections, "connections", Overflow.REFUSE),
+        Cap("body_bytes", settings.max_body_bytes, "bytes a request", Overflow.REFUSE),
+        Cap("request_rows", settings.max_rows_per_request, "rows a request", Overflow.REFUSE),
+        Cap("queue_batches", settings.queue_batches, "batches waiting", Overflow.REFUSE),
+        Cap("queue_bytes", settings.queue_bytes, "bytes waiting", Overflow.REFUSE),
+        QUESTIONS,
+        REJECTED_ROWS,
+        Cap("slice_series", settings.max_slice_series, "series a model", Overflow.MERGE),
+    )
