@@ -1,0 +1,324 @@
+"""Commands: `slicewatch serve`, `demo`, `replay`, `backtest`, `apply`, `keys`.
+
+Each command imports what it needs when it runs, so that `slicewatch --help` answers at once. What
+a command prints on standard output is its answer; progress and problems go to standard error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from service.ingest.events import Rejected
+    from service.keys import Keys
+    from service.settings import Settings
+
+app = typer.Typer(
+    name="slicewatch",
+    help="Which slices of a model's users are getting worse unevenly, since when, by how much.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+keys_app = typer.Typer(help="Make, list, rotate and revoke keys.", no_args_is_help=True)
+app.add_typer(keys_app, name="keys")
+
+
+class Form(StrEnum):
+    """How a backtest is printed."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+class ScopeName(StrEnum):
+    """What a key may do."""
+
+    INGEST = "ingest"
+    READ = "read"
+    ADMIN = "admin"
+
+
+RowsFile = Annotated[
+    Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="Parquet, CSV, NDJSON.")
+]
+Mapping = Annotated[
+    list[str], typer.Option("--map", metavar="COLUMN=FIELD", help="Read a column as a field.")
+]
+Model = Annotated[str | None, typer.Option(help="The model of rows that name none.")]
+Url = Annotated[str, typer.Option(envvar="SLICEWATCH_URL", help="Where the service is.")]
+KeyOption = Annotated[
+    str, typer.Option(envvar="SLICEWATCH_KEY", help="Better kept in the environment.")
+]
+LEFT_OUT_SHOWN = 5  # rows of a file, one by one
+DEFAULT_URL = "http://127.0.0.1:8080"
+
+
+def main() -> None:
+    """The `slicewatch` command."""
+    app()
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="The address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="0 takes a free one.")] = None,
+) -> None:
+    """Run the service: API, engine and deliveries in one process on SQLite."""
+    from service.app import serve as run
+
+    with _problems_told():
+        settings = _settings(host=host, port=port)
+        run(settings)
+
+
+@app.command()
+def demo(
+    once: Annotated[
+        bool, typer.Option("--once", help="End by itself: 0 where the slice was found, else 1.")
+    ] = False,
+    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 0,
+) -> None:
+    """Serve, replay a hospital's recordings, receive our own webhooks, say what was found."""
+    from service.demo.run import run
+
+    raise typer.Exit(run(once, port))
+
+
+@app.command()
+def replay(
+    file: RowsFile,
+    key: KeyOption,
+    url: Url = DEFAULT_URL,
+    speed: Annotated[
+        str, typer.Option(help="`max`, or how many seconds of the stream a second.")
+    ] = "max",
+    batch: Annotated[int, typer.Option(min=1, max=100_000, help="Rows a request.")] = 500,
+    map_: Mapping = [],  # noqa: B006 - typer copies it
+    model: Model = None,
+) -> None:
+    """Send a file of rows through the API, in the order of their times."""
+    from service.ingest.events import PREDICTION
+    from service.ingest.files import count_rows
+    from service.replay import Sender, Source
+    from service.replay import replay as run
+    from service.terminal import progress
+
+    with _problems_told():
+        source = Source(file, _mapping(map_), model)
+        with (
+            progress("replayed", count_rows(file), _stderr()) as advance,
+            Sender(url, key) as sender,
+        ):
+            replayed = run(
+                source,
+                sender,
+                speed=_speed(speed),
+                batch_rows=batch,
+                progress=lambda rows: advance(int((rows.kind & PREDICTION).sum())),
+            )
+    _tell_left_out(replayed.left_out)
+    typer.echo(
+        f"accepted {replayed.accepted}, duplicates {replayed.duplicates}, "
+        f"rejected {replayed.rejected} in {replayed.requests} requests"
+    )
+
+
+@app.command()
+def backtest(
+    file: RowsFile,
+    monitor: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="As `apply -f` takes it.")
+    ] = None,
+    map_: Mapping = [],  # noqa: B006
+    format_: Annotated[Form, typer.Option("--format", help="How to print it.")] = Form.TEXT,
+    model: Model = None,
+) -> None:
+    """Every alert that a file would have raised, when, how late, and how many a week."""
+    from service.backtest import backtest as run
+    from service.clock import SystemClock
+    from service.ingest.events import PREDICTION
+    from service.ingest.files import count_rows
+    from service.monitors import read_monitors
+    from service.replay import Source
+    from service.terminal import backtest_report, progress, wide_stdout
+
+    with _problems_told():
+        monitors = () if monitor is None else read_monitors(monitor)
+        source = Source(file, _mapping(map_), model)
+        with progress("folded in", count_rows(file), _stderr()) as advance:
+            result = run(
+                source,
+                SystemClock(),
+                monitors=monitors,
+                progress=lambda rows: advance(int((rows.kind & PREDICTION).sum())),
+            )
+    _tell_left_out(result.left_out)
+    if format_ is Form.JSON:
+        typer.echo(result.to_json())
+    else:
+        wide_stdout().print(backtest_report(result))
+
+
+@app.command()
+def apply(
+    file: Annotated[Path, typer.Option("-f", "--file", exists=True, dir_okay=False, help="YAML.")],
+    key: KeyOption,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """State how models are watched, from a file of monitors."""
+    from service.monitors import put_monitors, read_monitors
+
+    with _problems_told():
+        for model in put_monitors(read_monitors(file), url, key):
+            typer.echo(f"{model}: applied")
+
+
+@keys_app.command("create")
+def create_key(
+    tenant: Annotated[str, typer.Option(help="Comes to be with its first key.")],
+    scope: Annotated[list[ScopeName], typer.Option(help="May be given several times.")],
+) -> None:
+    """Print a new key, once, on a line of its own."""
+    from service.keys import Scope
+
+    with _keys() as keys:
+        key = keys.create(tenant, [Scope(name) for name in scope])
+    typer.echo("This key is shown once; only its hash is kept.", err=True)
+    typer.echo(key)
+
+
+@keys_app.command("list")
+def list_keys(
+    tenant: Annotated[str | None, typer.Option(help="Of this tenant alone.")] = None,
+) -> None:
+    """Print each key's id, tenant, scopes, and when it was made or revoked; never a secret."""
+    from service.clock import to_rfc3339
+
+    with _keys() as keys:
+        for key in keys.list(tenant):
+            ends = "" if key.revoked_at is None else f"revoked {to_rfc3339(key.revoked_at)}"
+            scopes = ",".join(sorted(key.scopes))
+            typer.echo(f"{key.id}\t{key.tenant}\t{scopes}\t{to_rfc3339(key.created_at)}\t{ends}")
+
+
+@keys_app.command("rotate")
+def rotate_key(key_id: Annotated[str, typer.Argument(metavar="KEY-ID")]) -> None:
+    """Print a new key like this one, which lives on beside it for a day."""
+    with _keys() as keys:
+        key = keys.rotate(key_id)
+    typer.echo("This key is shown once; the old one works for another day.", err=True)
+    typer.echo(key)
+
+
+@keys_app.command("revoke")
+def revoke_key(key_id: Annotated[str, typer.Argument(metavar="KEY-ID")]) -> None:
+    """End a key; running servers notice within a second."""
+    with _keys() as keys:
+        keys.revoke(key_id)
+    typer.echo(f"{key_id}: revoked", err=True)
+
+
+@contextmanager
+def _keys() -> Iterator[Keys]:
+    """The key store of the data directory, a running server's as well."""
+    from service.clock import SystemClock
+    from service.database import Database
+    from service.keys import Keys
+
+    with _problems_told():
+        settings = _settings()
+        database = (
+            Database.in_directory(settings.data_dir)
+            if settings.database_url is None
+            else Database(settings.database_url)
+        )
+        try:
+            database.create_tables()
+            yield Keys(database, SystemClock())
+        finally:
+            database.close()
+
+
+def _settings(**stated: Any) -> Settings:
+    """The settings, with what the command line states; raises InvalidRequest that names one."""
+    from tomllib import TOMLDecodeError
+
+    from pydantic import ValidationError
+
+    from service.errors import InvalidRequest
+    from service.settings import Settings
+
+    try:
+        return Settings(**{name: value for name, value in stated.items() if value is not None})
+    except ValidationError as error:
+        problems = (
+            f"setting {'.'.join(map(str, problem['loc']))}: {problem['msg']}"
+            for problem in error.errors(include_url=False, include_input=False)
+        )
+        raise InvalidRequest("; ".join(problems)) from None
+    except TOMLDecodeError as error:
+        raise InvalidRequest(f"slicewatch.toml: {error}") from None
+
+
+def _mapping(pairs: list[str]) -> dict[str, str]:
+    """`["spoken_at=time"]` as `{"spoken_at": "time"}`."""
+    mapping = {}
+    for pair in pairs:
+        column, equals, field = pair.partition("=")
+        if not (column and equals and field):
+            raise typer.BadParameter("must be COLUMN=FIELD", param_hint="--map")
+        mapping[column] = field
+    return mapping
+
+
+def _speed(text: str) -> float | None:
+    """None for `max`, else the factor."""
+    if text == "max":
+        return None
+    try:
+        factor = float(text)
+    except ValueError:
+        factor = 0.0
+    if not 0 < factor < float("inf"):
+        raise typer.BadParameter("must be max or a number above 0", param_hint="--speed")
+    return factor
+
+
+def _tell_left_out(rows: Sequence[Rejected]) -> None:
+    """Say which rows of a file were left out and why: the first of them, and how many."""
+    for row in rows[:LEFT_OUT_SHOWN]:
+        typer.echo(f"row {row.index} left out: {row.reason}", err=True)
+    if len(rows) > LEFT_OUT_SHOWN:
+        typer.echo(f"and {len(rows) - LEFT_OUT_SHOWN} more rows left out", err=True)
+
+
+def _stderr() -> Console:
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+@contextmanager
+def _problems_told() -> Iterator[None]:
+    """A problem that we raise on purpose is one line on standard error and exit code 1."""
+    from service.errors import SlicewatchError
+
+    try:
+        yield
+    except SlicewatchError as error:
+        typer.echo(f"slicewatch: {error}", err=True)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+if __name__ == "__main__":
+    main()

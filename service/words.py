@@ -1,0 +1,71 @@
+"""Words: the figures of an alert as people say them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+PERCENTAGES: Final = frozenset({"wer", "cer", "zero_one"})  # losses that are shares
+
+PublicAlert = Mapping[str, Any]  # an alert in the contract's form
+
+
+def slice_text(alert: PublicAlert) -> str:
+    """`floor=7, accent=scottish`; `everyone` for the whole model."""
+    return ", ".join(f"{name}={value}" for name, value in alert["slice"].items()) or "everyone"
+
+
+def delay(alert: PublicAlert) -> str:
+    """How long after its onset an alert was raised."""
+    return duration(
+        datetime.fromisoformat(alert["detected_at"]) - datetime.fromisoformat(alert["onset"])
+    )
+
+
+def duration(span: timedelta) -> str:
+    """`2 d 4 h`, `7 h 18 min`, `40 s`: the two largest units."""
+    seconds = max(0, round(span.total_seconds()))
+    if seconds < 60:
+        return f"{seconds} s"
+    minutes = seconds // 60
+    parts = [(minutes // 1440, "d"), (minutes // 60 % 24, "h"), (minutes % 60, "min")]
+    largest = next(i for i, (n, _) in enumerate(parts) if n)
+    return " ".join(f"{n} {unit}" for n, unit in parts[largest : largest + 2] if n)
+
+
+def instant(rfc3339: str) -> str:
+    """`2026-03-09 09:42`, UTC."""
+    return f"{datetime.fromisoformat(rfc3339):%Y-%m-%d %H:%M}"
+
+
+def amount(metric: str, value: float) -> str:
+    """A loss: `8.3 %` of a share, else the number."""
+    return f"{value * 100:.1f} %" if metric in PERCENTAGES else f"{value:.3g}"
+
+
+def change(effect: Mapping[str, Any]) -> str:
+    """`8.3 % → 16.3 %`, of the slice."""
+    metric = effect["metric"]
+    return f"{amount(metric, effect['before'])} → {amount(metric, effect['after'])}"
+
+
+def rest_change(effect: Mapping[str, Any]) -> str:
+    """`8.1 % → 8.3 %`, of everyone else; nothing where there is no rest."""
+    before, after = effect["rest_before"], effect["rest_after"]
+    if before is None or after is None:
+        return ""
+    return f"{amount(effect['metric'], before)} → {amount(effect['metric'], after)}"
+
+
+def widening(effect: Mapping[str, Any]) -> str:
+    """`+7.9 points (+5.1 to +10.4)`: of the gap to the rest, or of the loss where there is none."""
+    by = effect["gap_widened_by"]
+    if by is None:
+        by = effect["after"] - effect["before"]
+    factor, unit = (100, " points") if effect["metric"] in PERCENTAGES else (1, "")
+    text = f"{by * factor:+.3g}{unit}"
+    if effect["interval"] is None:
+        return text
+    low, high = effect["interval"]
+    return f"{text} ({low * factor:+.3g} to {high * factor:+.3g})"

@@ -1,0 +1,60 @@
+"""The scripts behind `make bench-detectors` run, at a size that says nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from tests.benchmarks.bench_detectors import labels, peers, rest, week
+from tests.benchmarks.bench_detectors.__main__ import write
+from tests.benchmarks.bench_detectors.page import TINY, delays, rate
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def test_every_table_is_written_whole_and_both_plots_with_it(tmp_path: Path) -> None:
+    said: list[str] = []
+    write(TINY, tmp_path, said.append)
+    page = (tmp_path / "BENCH.md").read_text()
+    assert [text.split()[1] for text in said] == [
+        "2.1", "2.1b", "2.2", "2.3", "2.4", "2.5", "2.7", "2.8", "2.8b",
+    ]  # fmt: skip
+    for text in said:
+        assert text.strip() in page
+        lines = [line for line in text.splitlines() if line.startswith("|")]
+        assert len({line.count("|") for line in lines}) == 1, lines[0]
+    for name in ("single_stream.png", "week.png"):
+        assert (tmp_path / "plots" / name).read_bytes().startswith(PNG)
+        assert f"plots/{name}" in page
+
+
+def test_the_same_seeds_give_the_same_figures() -> None:
+    assert labels.sampling(TINY) == labels.sampling(TINY)
+    assert rest.table(TINY) == rest.table(TINY)
+
+
+def test_a_peer_is_heard_when_errors_rise_and_not_when_they_fall() -> None:
+    low, high = np.arange(4_000) % 20 == 0, np.arange(4_000) % 2 == 0
+    rise, fall = np.concatenate([low, high]), np.concatenate([high, low])
+    for peer in (peers.adwin(), peers.page_hinkley(threshold=10.0)):
+        assert next(peers.alarms(peer, rise)) >= 4_000
+        assert list(peers.alarms(peer, fall)) == []
+
+
+def test_a_slice_in_a_week_has_its_own_rows_in_order() -> None:
+    drawn = week.draw(week.WORLDS[0], 2_000.0, np.random.default_rng(1))
+    for slice_ in (0, 7, week.SLICES - 1):
+        tick, wrong = drawn.traffic.of_slice(slice_)
+        by_tick = np.bincount(tick[wrong], minlength=week.TICKS)
+        np.testing.assert_array_equal(by_tick, drawn.traffic.errors[:, slice_])
+
+
+def test_what_was_missed_counts_as_the_horizon() -> None:
+    assert delays(np.array([10.0, np.nan, np.nan]), 500.0) == "500 / 500 (66.7 % missed)"
+    assert delays(np.array([10.0, 20.0, 30.0]), 500.0) == "20 / 28"
+
+
+def test_no_alarm_is_written_as_a_limit() -> None:
+    assert rate(0.0, 2.0) == "< 1.50"
+    assert rate(3.0, 2.0) == "1.50"
