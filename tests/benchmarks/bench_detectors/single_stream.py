@@ -1,0 +1,234 @@
+"""Single streams: false alarms and delays, ours and river's, alone and at matched run length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Final
+
+import numpy as np
+
+from detectors.streams import bernoulli
+from tests.benchmarks.bench_detectors.ours import Baseline, fleet_of, watch
+from tests.benchmarks.bench_detectors.page import (
+    Bools,
+    Effort,
+    Floats,
+    Table,
+    delays,
+    generator,
+    number,
+    rate,
+)
+from tests.benchmarks.bench_detectors.peers import CURVES, DEFAULTS, Peer, alarms
+
+REFERENCE: Final = 2_000  # rows that ours learns from before it watches
+BEFORE: Final = 5_000  # events before the change, the reference included
+HORIZON: Final = 20_000  # events after it; what is not found by then is missed
+RATIOS: Final = (1.5, 2.0, 4.0)
+BUDGETS: Final = (1e3, 3e3, 1e4, 3e4, 1e5, 1e6, 1e7)  # events for which one false alarm is promised
+SHOWN: Final = 1e5
+RATE: Final = 0.05
+REFERENCES: Final = (200, 1_000, 5_000, 20_000, 100_000)
+BASELINES: Final[tuple[Baseline, ...]] = ("known", "plug-in", "95 % limit", "learned")
+ENOUGH: Final = 5  # alarms from which a run length counts as measured
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """How one detector at one setting did."""
+
+    name: str
+    alarms: float  # false ones
+    events: float  # in which they came
+    found: dict[float, Floats]  # by ratio: delays in events, shape (n,), NaN where missed
+
+    @property
+    def run_length(self) -> float:
+        """Events for each false alarm; NaN where too few came to say."""
+        return self.events / self.alarms if self.alarms >= ENOUGH else np.nan
+
+    def row(self) -> list[str]:
+        """Its row of the table."""
+        length = number(self.events / self.alarms) if self.alarms else f"> {self.events / 3:,.0f}"
+        found = (delays(self.found[ratio], HORIZON) for ratio in RATIOS)
+        return [self.name, rate(self.alarms, self.events / 1e4), length, *found]
+
+
+def streams(p: float, ratio: float, n: int) -> Bools:
+    """Streams that change after `BEFORE` events; shape (n_events, n)."""
+    rng = generator(21, round(1000 * p), round(100 * ratio))
+    return bernoulli(rng, p, BEFORE + HORIZON, n, ratio, BEFORE)
+
+
+def of_peer(peer: Peer, p: float, n: int) -> Measured:
+    """One of river's on the first `n` streams of each kind."""
+    null = streams(p, 1.0, n)
+    count = sum(at >= BEFORE for k in range(n) for at in alarms(peer, null[:, k]))
+    found = {}
+    for ratio in RATIOS:
+        errors = streams(p, ratio, n)
+        firsts = [_first(alarms(peer, errors[:, k])) for k in range(n)]
+        found[ratio] = np.array(firsts)
+    return Measured(peer.name, count, n * HORIZON, found)
+
+
+def _first(at: Iterator[int]) -> float:
+    return next(islice((event + 1.0 - BEFORE for event in at if event >= BEFORE), 1), np.nan)
+
+
+def of_ours(baseline: Baseline, p: float, effort: Effort) -> list[Measured]:
+    """Ours at each budget: it learns from the first rows, as a peer does, and then watches."""
+    hazard = 1.0 / np.array(BUDGETS)
+    null, changed = np.zeros(len(BUDGETS)), []
+    for ratio in (1.0, *RATIOS):
+        errors = streams(p, ratio, effort.streams)
+        seen = errors[:REFERENCE].sum(axis=0).astype(np.float64)
+        fleet, rates = fleet_of(baseline, seen, REFERENCE, p)
+        watched = errors[REFERENCE:]
+        count, first = watch(
+            fleet, rates, watched, hazard, effort.events_a_tick, BEFORE - REFERENCE
+        )
+        if ratio == 1.0:
+            null = count.sum(axis=1)
+        else:
+            changed.append(first)
+    return [
+        Measured(
+            f"**ours**, baseline {baseline}, 1 per {budget:,.0f}",
+            float(null[k]),
+            effort.streams * HORIZON,
+            {ratio: first[k] for ratio, first in zip(RATIOS, changed, strict=True)},
+        )
+        for k, budget in enumerate(BUDGETS)
+    ]
+
+
+def defaults(effort: Effort) -> list[Measured]:
+    """River's at their defaults, then ours by how it knows what is normal."""
+    answer = []
+    for peer in DEFAULTS:
+        n = effort.slow_peer_streams if peer.is_slow else effort.peer_streams
+        if n:
+            answer.append(of_peer(peer, RATE, n))
+    for baseline in BASELINES:
+        measured = of_ours(baseline, RATE, effort)
+        answer.append(measured[BUDGETS.index(SHOWN)])
+    return [*answer, measured[-1]]
+
+
+def default_table(effort: Effort, measured: list[Measured]) -> Table:
+    """A row for each."""
+    return Table(
+        "2.1 A single stream",
+        f"Errors at {RATE}, {BEFORE:,} events before the change and {HORIZON:,} after; false "
+        f"alarms are counted on streams without one, over the same {HORIZON:,} events. "
+        f"{effort.peer_streams} streams for each of river's"
+        + (f" ({effort.slow_peer_streams} for KSWIN)" if effort.slow_peer_streams else "")
+        + f", {effort.streams} for ours, the same ones; ours learns from the first {REFERENCE:,} "
+        f"events and is fed in ticks of {effort.events_a_tick}. Delays in events, median / 90 %.",
+        ("detector", "false alarms per 10k", "run length", *(f"×{r:g}" for r in RATIOS)),
+        [one.row() for one in measured],
+        "Falls of the error rate are not counted against river's ADWIN and PageHinkley. FHDDM "
+        "follows the greatest mean so far and warns of a fall from it: fed 1 = error, as its "
+        "documentation says, it cannot see errors rise.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """One kind of detector over its dial, for a plot and for matching."""
+
+    name: str
+    p: float
+    points: tuple[Measured, ...]
+
+
+def curves(effort: Effort) -> list[Curve]:
+    """Ours over its budget, river's over their dials, at each base rate."""
+    answer = []
+    for p in effort.rates:
+        answer.append(Curve("ours", p, tuple(of_ours("learned", p, effort))))
+        for name, peers in CURVES.items():
+            points = tuple(of_peer(peer, p, effort.peer_streams) for peer in peers)
+            answer.append(Curve(name, p, points))
+    return answer
+
+
+def median_delay(found: Floats) -> float:
+    """The median, what was missed counting as the horizon."""
+    return float(np.median(np.where(np.isnan(found), HORIZON, found)))
+
+
+def run_lengths(ours: Curve) -> Floats:
+    """Ours, as measured; where too few alarms came, the promise by the last measured factor."""
+    lengths, factor = [], 1.0
+    for budget, point in zip(BUDGETS, ours.points, strict=True):
+        measured = point.run_length
+        factor = factor if np.isnan(measured) else measured / budget
+        lengths.append(factor * budget)
+    return np.array(lengths)
+
+
+def matched(effort: Effort, all_curves: list[Curve]) -> Table:
+    """Our delay at the very run length that each setting of a peer turned out to have."""
+    rows = []
+    for peer in (curve for curve in all_curves if curve.name != "ours"):
+        ours = next(c for c in all_curves if c.name == "ours" and c.p == peer.p)
+        lengths = run_lengths(ours)
+        for point in peer.points:
+            length = point.run_length
+            if not lengths[0] <= length <= lengths[-1]:
+                continue
+            cells = []
+            for ratio in RATIOS:
+                own = [median_delay(p.found[ratio]) for p in ours.points]
+                at = float(np.interp(np.log(length), np.log(lengths), own))
+                cells.append(f"{median_delay(point.found[ratio]):,.0f} → {at:,.0f}")
+            rows.append([point.name, f"{peer.p:g}", number(length), *cells])
+    return Table(
+        "2.1b At matched run length",
+        "Median delay, a peer's → ours at the run length that the peer was measured to have (ours "
+        "interpolated between its own measured ones), both with baselines learned from the same "
+        f"events; {effort.peer_streams} streams for a peer, {effort.streams} for ours. Settings "
+        f"with fewer than {ENOUGH} false alarms in all have no run length and are left out.",
+        ("peer", "error rate", "run length", *(f"×{r:g}" for r in RATIOS)),
+        rows,
+    )
+
+
+def references(effort: Effort) -> Table:
+    """What a baseline learned from so many events costs: false alarms, and delay of a doubling."""
+    rows = []
+    hazard = np.array([1.0 / SHOWN])
+    for k, n_rows in enumerate(REFERENCES):
+        rng = generator(23, k)
+        seen = rng.binomial(n_rows, RATE, effort.streams).astype(np.float64)
+        false: list[str] = []
+        doubled: list[str] = []
+        for baseline in BASELINES[1:]:
+            for ratio, cells in ((1.0, false), (2.0, doubled)):
+                fleet, rates = fleet_of(baseline, seen, n_rows, RATE)
+                errors = streams(RATE, ratio, effort.streams)
+                count_from = 0 if ratio == 1.0 else BEFORE
+                count, first = watch(fleet, rates, errors, hazard, effort.events_a_tick, count_from)
+                if ratio == 1.0:
+                    cells.append(rate(float(count.sum()), errors.size / SHOWN))
+                else:
+                    cells.append(delays(first[0], HORIZON))
+        rows.append([f"{n_rows:,}", *false, *doubled])
+    return Table(
+        "2.3 A baseline learned from few events",
+        f"Errors at {RATE}; one false alarm per {SHOWN:,.0f} events is promised; {effort.streams} "
+        f"streams of {BEFORE + HORIZON:,} events right after the reference. False alarms per "
+        f"100,000 events, and delay of a doubling {BEFORE:,} events later, median / 90 %.",
+        (
+            "reference",
+            *(f"false alarms, {b}" for b in BASELINES[1:]),
+            *(f"×2, {b}" for b in BASELINES[1:]),
+        ),
+        rows,
+        'More than 1 is a promise broken. "Learned" is `fit_cell_rates` on the reference, then '
+        "`grow` with its counts, as the service does it, and learning on while watching.",
+    )
