@@ -57,14 +57,12 @@ class Replay:
         self.membership = membership
         self.since = since
         self.ratio = ratio  # what each slice's own past says of it, times its cells' rates
-        each_cell = _identity(membership.shape[1])
-        hours, observed, expected = history.hourly(each_cell, rates, since)
-        observed, expected = observed * scale, expected * scale
+        hours, observed, expected = history.hourly(rates, since)
         self.hours: Ints = hours
-        self.observed = csr_array(observed)  # (n_cells, n_hours)
-        self.expected = csr_array(expected)
-        self.total_observed = observed.sum(axis=0)
-        self.total_expected = expected.sum(axis=0)
+        self.observed = observed * scale  # (n_cells, n_hours)
+        self.expected = expected * scale
+        self.total_observed: Floats = np.asarray(self.observed.sum(axis=0), np.float64)
+        self.total_expected: Floats = np.asarray(self.expected.sum(axis=0), np.float64)
 
     def _sums(self, cells: Floats) -> tuple[Floats, Floats]:
         return np.asarray(self.observed.T @ cells), np.asarray(self.expected.T @ cells)
@@ -139,10 +137,6 @@ class Replay:
             float(min(ratio[best], MAX_RATIO)),
             float((x[best] / dispersion + SHRINK) / (x[best] / ratio[best] / dispersion + SHRINK)),
         )
-
-
-def _identity(n: int) -> csr_array:
-    return csr_array((np.ones(n), (np.arange(n), np.arange(n))), shape=(n, n))
 
 
 def _from_the_end(by_hour: npt.NDArray[np.float64]) -> Floats:

@@ -106,23 +106,21 @@ class History:
             )
         return sums
 
-    def hourly(
-        self, membership: csr_array, expected_rate: Floats, since: int
-    ) -> tuple[Ints, Floats, Floats]:
-        """Capped loss and what was due, per slice and event hour.
+    def hourly(self, expected_rate: Floats, since: int) -> tuple[Ints, csr_array, csr_array]:
+        """Capped loss and what was due, per cell and event hour.
 
         Gives the hours (of the epoch) from `since` on in which anything was labelled, and two
-        arrays of shape (n_slices, n_hours).
+        sparse arrays of shape (n_cells, n_hours): most cells have no label in most hours.
         """
         self._merge()
         keep = (self._hours * HOUR > since - HOUR) & (self._sums[:, EXPOSURE] > 0)
         hours, column = np.unique(self._hours[keep], return_inverse=True)
-        shape = (membership.shape[1], hours.size)
+        shape = (expected_rate.size, hours.size)
         cells = self._cells[keep]
         observed = csr_array((self._sums[keep, CAPPED], (cells, column)), shape=shape)
         due = self._sums[keep, EXPOSURE] * expected_rate[cells]
         expected = csr_array((due, (cells, column)), shape=shape)
-        return hours, (membership @ observed).toarray(), (membership @ expected).toarray()
+        return hours, observed, expected
 
     def save(self) -> dict[str, Any]:
         """The state. When chunks were merged leaves no trace: sums are left folds in row order."""

@@ -118,11 +118,12 @@ def test_hourly_sums_are_per_slice_beside_what_was_due() -> None:
     add(history, [(FIRST_HOUR, 0, 1.0), (FIRST_HOUR + 2, 1, 0.5), (FIRST_HOUR + 2, 2, -1.0)])
     membership = csr_array(np.array([[1.0, 1, 1, 1], [0, 1, 1, 0]]))
     rates = np.array([0.1, 0.2, 0.3, 0.4])
-    hours, observed, due = history.hourly(membership, rates, since=0)
+    hours, *sums = history.hourly(rates, since=0)
+    observed, due = (membership @ of_cells.toarray() for of_cells in sums)
     assert hours.tolist() == [FIRST_HOUR, FIRST_HOUR + 2]  # the hours that have labels
     assert observed.tolist() == [[2.0, 1.0], [0.0, 1.0]]
     assert due == pytest.approx(np.array([[0.1, 0.2], [0.0, 0.2]]))
-    later, _, _ = history.hourly(membership, rates, since=(FIRST_HOUR + 1) * HOUR)
+    later, _, _ = history.hourly(rates, since=(FIRST_HOUR + 1) * HOUR)
     assert later.tolist() == [FIRST_HOUR + 2]
 
 
