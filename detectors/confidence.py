@@ -147,7 +147,7 @@ def _log_mean_share(x: Floats, y: Floats, due: Floats, rest: Floats, shape: Floa
 
 
 def _log_rising(a: Floats, x: Floats) -> Floats:
-    """ln Γ(a + x) - ln Γ(a) by Stirling's series, to 1e-10 from a = 30 on.
+    """ln Γ(a + x) - ln Γ(a) by Stirling's series, to 1e-9 from a = 5 on.
 
     A difference of log gammas would lose what counts, where a is large and x small.
     """
@@ -161,7 +161,8 @@ def _log_rising(a: Floats, x: Floats) -> Floats:
 def _stirling(a: Floats) -> Floats:
     """What ln Γ(a) is beyond (a - 1/2) ln a - a + ln(2 pi) / 2."""
     inverse = 1 / a
-    beyond: Floats = inverse * (1 / 12 - inverse**2 * (1 / 360 - inverse**2 / 1260))
+    square = inverse**2
+    beyond: Floats = inverse * (1 / 12 - square * (1 / 360 - square * (1 / 1260 - square / 1680)))
     return beyond
 
 

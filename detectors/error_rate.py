@@ -14,9 +14,13 @@ import numpy.typing as npt
 
 from detectors.confidence import accumulate, log_e_own_reference, ratios_for
 from detectors.contract import Detections, Floats, ShapeError, State
+from detectors.reference import MAIN_EFFECT_PRIOR
 from detectors.summary import Outcomes
 
-PRIOR: Final = 30.0  # effective errors by which a slice is held to what its cells lost before
+# Effective errors by which a slice is held to what its cells lost before: the prior with which
+# those rates were fitted, for a slice's ratio to them is known no better than they are. Scatter
+# over slices cannot tell: fitted to the same counts, the ratios of the reference are all near 1.
+PRIOR: Final = MAIN_EFFECT_PRIOR
 QUARANTINE: Final = 0.1  # evidence from which a slice no longer learns: it may be learning harm
 
 

@@ -10,6 +10,7 @@ from numpy.testing import assert_allclose
 
 from detectors import Budget, Disparity, ErrorRate, Outcomes
 from detectors.disparity import ratio_of, rest_of
+from detectors.error_rate import PRIOR
 from tests.streams import WEEK_HOURS, Alarm, alarms, at_most, ticks, with_root
 
 Floats = npt.NDArray[np.float64]
@@ -46,7 +47,7 @@ def test_false_alarms_keep_to_the_budget_while_traffic_comes_and_goes() -> None:
     rng = np.random.default_rng(20)
     n_slices, weeks = 200, 40
     due = rng.uniform(0.2, 5.0, n_slices)
-    ratio = rng.gamma(30.0, 1 / 30.0, n_slices)
+    ratio = rng.gamma(PRIOR, 1 / PRIOR, n_slices)
     fleet = fleet_of(due, rng.poisson(due * ratio * WEEK_HOURS).astype(np.float64))
     expected = due * rng.lognormal(0.0, 0.7, (weeks * WEEK_HOURS, n_slices))
     stream = rng.poisson(expected * ratio).astype(np.float64)
@@ -88,7 +89,7 @@ def test_a_first_tick_larger_than_all_that_is_known_is_no_evidence_of_a_share() 
     # an incident of everybody decides alone, keeps its own promise.
     rng = np.random.default_rng(23)
     n_slices, n_ticks, hazard = 1000, 20, 1e-3
-    due, ratio = np.full(n_slices, 2000.0), rng.gamma(30.0, 1 / 30.0, n_slices)
+    due, ratio = np.full(n_slices, 2000.0), rng.gamma(PRIOR, 1 / PRIOR, n_slices)
     fleet = fleet_of(due)
     ever = np.zeros(1 + n_slices, np.bool_)
     for tick in ticks(rng.poisson(due * ratio, (n_ticks, n_slices)).astype(np.float64), due):
@@ -196,8 +197,8 @@ def test_a_slice_beside_a_small_rest_learns_what_that_rest_can_tell() -> None:
     fleet = Disparity()
     fleet.grow(np.ones(2), np.ones(2))
     fleet.update(Outcomes(np.array([100.0, 90.0]), np.array([100.0, 90.0])), np.full(2, 1e-6))
-    assert_allclose(fleet.shape[1] - 30.0, 9.0)
-    assert_allclose(fleet.rate[1] - 30.0, 9.0)
+    assert_allclose(fleet.shape[1] - PRIOR, 9.0)
+    assert_allclose(fleet.rate[1] - PRIOR, 9.0)
 
 
 def test_what_a_slice_learns_is_its_own_whatever_everybody_does() -> None:
