@@ -6,12 +6,14 @@
 `Recovery`    has a slice with an open incident come back?
 `SingleStream`  one of river's detectors for each slice, outside the budget
 `Budget`      how the promised rate of false alerts is spent on them
+`Calibration` by how much hazards may be raised until the promise is what is measured
 `Summary`     what rows come to, per cell and per slice
 `fit_cell_rates`, `dispersion_own`, `dispersion_share`   what normal was, and how far it scatters
 
 Nothing here reads a clock, does I/O, or knows of the service.
 """
 
+from detectors.calibration import Calibration
 from detectors.contract import Detections, Detector, ShapeError
 from detectors.disparity import Disparity
 from detectors.error_rate import ErrorRate, Everyone, Recovery
@@ -22,6 +24,7 @@ from detectors.summary import Outcomes, Summary
 
 __all__ = [
     "Budget",
+    "Calibration",
     "CellRates",
     "Detections",
     "Detector",

@@ -40,11 +40,14 @@ class CellRates:
         Multiplier of each value, by its code; codes beyond the array have 1.
     own : float64, shape (n_cells,)
         What is particular to each cell of the reference; later cells have 1.
+    own_weight : float64, shape (n_cells,)
+        Errors that `own` rests on, the prior's included.
     """
 
     base: float
     effects: list[Floats]
     own: Floats
+    own_weight: Floats
 
     def predict(self, levels: Codes) -> Floats:
         """Rates of cells.
@@ -66,6 +69,19 @@ class CellRates:
         n = min(len(levels), self.own.size)
         rate[:n] *= self.own[:n]
         return rate
+
+    def draw(self, rng: np.random.Generator, levels: Codes, dispersion: float) -> Floats:
+        """Rates as they may be: each cell's own part drawn from what the fit leaves possible.
+
+        Returns
+        -------
+        float64, shape (n_cells,)
+        """
+        rates = self.predict(levels)
+        n = min(len(levels), self.own.size)
+        shape = self.own_weight[:n] * self.own[:n] / dispersion
+        rates[:n] *= rng.gamma(shape) / shape
+        return rates
 
 
 def fit_cell_rates(
@@ -119,8 +135,8 @@ def fit_cell_rates(
         if due.sum() > 0 and observed.sum() > 0:
             base *= float(observed.sum() / due.sum())
     own_prior = CELL_PRIOR * dispersion
-    due = exposure * CellRates(base, effects, np.ones(0)).predict(levels)
-    return CellRates(base, effects, (own_prior + observed) / (own_prior + due))
+    due = exposure * CellRates(base, effects, np.ones(0), np.ones(0)).predict(levels)
+    return CellRates(base, effects, (own_prior + observed) / (own_prior + due), own_prior + due)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +233,9 @@ def raise_for_few_units(n_units: float) -> float:
     return float(degrees / (2 * gammaincinv(degrees / 2, 0.1)))
 
 
-def shrink_dispersion(dispersion: Floats, n_units: Floats, total_units: float) -> Floats:
+def shrink_dispersion(
+    dispersion: Floats, n_units: Floats, total_units: float, margin: float = MARGIN
+) -> Floats:
     """Each slice's dispersion, up to half its own and the rest the pool's, with margin, at least 1.
 
     Parameters
@@ -226,6 +244,8 @@ def shrink_dispersion(dispersion: Floats, n_units: Floats, total_units: float) -
         Row 0 is the whole model and takes no part in the pool.
     total_units : float
         Independent units of the reference; few of them raise the pool.
+    margin : float
+        What the measured dispersion is raised by.
 
     Returns
     -------
@@ -239,4 +259,4 @@ def shrink_dispersion(dispersion: Floats, n_units: Floats, total_units: float) -
     pool *= raise_for_few_units(total_units)
     trust = 0.5 * n_units / (n_units + _BORROW)
     mixed = np.where(np.isnan(dispersion), pool, trust * dispersion + (1 - trust) * pool)
-    return np.maximum(1.0, MARGIN * mixed)
+    return np.maximum(1.0, margin * mixed)

@@ -59,6 +59,7 @@ class FalseAlerts(_Strict):
 
     at_most: float = Field(default=1.0, gt=0, le=1000)
     per: Duration = "7d"
+    mode: Literal["calibrated", "proven"] = "calibrated"  # taken up with the next reference
 
 
 class ReferenceRows(_Strict):

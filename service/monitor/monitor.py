@@ -24,6 +24,7 @@ from service.monitor.join import Join, Matched
 from service.monitor.learn import Schema
 from service.monitor.losses import RATIO_LOSSES, SCALED_LOSSES, score
 from service.monitor.naming import Namer
+from service.monitor.null_weeks import learn_watch
 from service.monitor.outside import Outside
 from service.monitor.slices import ABSENT, Slices
 from service.monitor.stream_clock import StreamClock
@@ -253,8 +254,8 @@ class Monitor:
         if self.config.loss_scale is not None and self.schema.loss not in RATIO_LOSSES:
             self.cap = self.config.loss_scale
         reference = replace(reference, capped=self._capped(reference.loss))
-        budget, before = Budget(self.config.alerts_a_week), self.watch
-        self.watch = Watch.fit(reference, self.slices, self.config.tolerance, budget)
+        before = self.watch
+        self.watch = learn_watch(reference, self.slices, self.config)
         if before is not None:
             self.watch.take_over(before)
         self.outside.begin(reference, self.slices)

@@ -231,7 +231,7 @@ class Namer:
                 own_reference=float(min(own, EVIDENCE_SHOWN)),
                 rest=None if rest is None else float(min(rest, EVIDENCE_SHOWN)),
                 alarm_at=1.0,
-                mode="proven",
+                mode="proven" if slice_ == ROOT else self.watch.mode,
                 false_alerts=self.monitor.config.budget_text,
             ),
             explained_by=head,

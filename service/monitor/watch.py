@@ -11,6 +11,7 @@ from scipy.sparse import csr_array
 
 from detectors import (
     Budget,
+    Calibration,
     CellRates,
     Detections,
     Disparity,
@@ -24,7 +25,7 @@ from detectors import (
     fit_cell_rates,
 )
 from detectors.disparity import ratio_of, rest_of
-from detectors.reference import raise_for_few_units, shrink_dispersion
+from detectors.reference import MARGIN, raise_for_few_units, shrink_dispersion
 from detectors.summary import CAPPED, EXPOSURE
 from service.ingest.events import Floats, Hashes, Ints
 from service.monitor.slices import ROOT, Slices
@@ -32,6 +33,7 @@ from service.monitor.slices import ROOT, Slices
 Indices = npt.NDArray[np.intp]
 
 LARGEST_PART: Final = 0.5  # a slice with more of the model than this *is* the model
+WATCHING: Final = ("everyone", "slices")  # classes of streams that the budget is spent on
 
 
 _LABELLED_DTYPES: Final = (np.intp, np.int64, np.uint64, *[np.float64] * 4)
@@ -87,10 +89,21 @@ class Watch:
         self.new_dispersion = (1.0, 1.0)  # own, share: of slices seen first after the reference
         self.everyone_dispersion = 1.0
         self.scale = 1.0  # of the labels' weights, so that one of the reference's weighs 1
+        self.calibration: Calibration | None = None  # None: hazards are the proven ones
 
     @classmethod
-    def fit(cls, reference: Labelled, slices: Slices, tolerance: float, budget: Budget) -> Watch:
-        """Learn from the reference's labelled rows what is due, and how far it scatters."""
+    def fit(
+        cls,
+        reference: Labelled,
+        slices: Slices,
+        tolerance: float,
+        budget: Budget,
+        margin: float = MARGIN,
+    ) -> Watch:
+        """Learn from the reference's labelled rows what is due, and how far it scatters.
+
+        `margin` is what the slices' dispersions are raised by, for what two moments don't tell.
+        """
         scale = 1.0 / float(reference.weight.mean())
         reference = replace(reference, weight=reference.weight * scale)
         membership = slices.membership()
@@ -106,8 +119,8 @@ class Watch:
         total_units = float(units.unit_observed.size)
         own, n_units = dispersion_own(units, len(slices))
         share = dispersion_share(units, len(slices))
-        own_shrunk = np.maximum(shrink_dispersion(own, n_units, total_units), rough)
-        share_shrunk = np.maximum(shrink_dispersion(share, n_units, total_units), rough)
+        own_shrunk = np.maximum(shrink_dispersion(own, n_units, total_units, margin), rough)
+        share_shrunk = np.maximum(shrink_dispersion(share, n_units, total_units, margin), rough)
 
         watch = cls(rates, tolerance, budget)
         watch.scale = scale
@@ -115,11 +128,13 @@ class Watch:
         for_new = np.concatenate([own, unseen]), np.concatenate([share, unseen])
         counts = np.concatenate([n_units, [0.0]])
         watch.new_dispersion = (
-            max(rough, float(shrink_dispersion(for_new[0], counts, total_units)[-1])),
-            max(rough, float(shrink_dispersion(for_new[1], counts, total_units)[-1])),
+            max(rough, float(shrink_dispersion(for_new[0], counts, total_units, margin)[-1])),
+            max(rough, float(shrink_dispersion(for_new[1], counts, total_units, margin)[-1])),
         )
-        watch.everyone_dispersion = max(
-            rough, float(own_shrunk[ROOT]), _hourly_dispersion(reference, expected)
+        watch.everyone_dispersion = max(  # hours of a day differ: calibrated or not, with margin
+            rough,
+            float(shrink_dispersion(own, n_units, total_units)[ROOT]),
+            _hourly_dispersion(reference, expected),
         )
         seen, due = membership @ capped, membership @ (exposure * expected)
         watch.disparity.grow(own_shrunk, share_shrunk, seen, due)
@@ -165,19 +180,25 @@ class Watch:
         self, outcomes: Outcomes, orders: Indices, seconds: float
     ) -> tuple[Detections, Detections]:
         """One tick through the fleets: slices that got worse unevenly, and the model at large."""
-        watching = ("everyone", "slices")
-        hazard = self.budget.hazard("slices", orders[1:], seconds, watching)
+        hazard = self.budget.hazard("slices", orders[1:], seconds, WATCHING)
+        if self.calibration is not None:
+            hazard *= self.calibration.factor(self.budget.alerts_a_week)
         clumps = self._clumping()
         uneven = self.disparity.update(
             Outcomes(outcomes.observed / clumps, outcomes.expected / clumps),
             np.concatenate(([0.0], hazard)),
         )
-        spend = self.budget.hazard("everyone", orders[:1], seconds, watching)[0]
+        spend = self.budget.hazard("everyone", orders[:1], seconds, WATCHING)[0]
         streams = Outcomes(
             _complements(outcomes.observed, self.parts), _complements(outcomes.expected, self.parts)
         )
         worldwide = self.everyone.update(streams, np.full(len(self.everyone), spend))
         return uneven, worldwide
+
+    @property
+    def mode(self) -> str:
+        """What the slices' hazards rest on: "calibrated" on null weeks, or "proven"."""
+        return "proven" if self.calibration is None else "calibrated"
 
     def _clumping(self) -> float:
         """How much more losses come in clumps while everyone is worse off, than in the reference.
@@ -214,6 +235,7 @@ class Watch:
             "base": self.rates.base,
             "effects": list(self.rates.effects),
             "own": self.rates.own,
+            "own_weight": self.rates.own_weight,
             "disparity": self.disparity.save(),
             "everyone": self.everyone.save(),
             "recovery": self.recovery.save(),
@@ -221,12 +243,13 @@ class Watch:
             "new_dispersion": list(self.new_dispersion),
             "everyone_dispersion": self.everyone_dispersion,
             "scale": self.scale,
+            "calibration": None if self.calibration is None else self.calibration.save(),
         }
 
     @classmethod
     def restore(cls, state: dict[str, Any], tolerance: float, budget: Budget) -> Watch:
         """The watch that `save` gave."""
-        rates = CellRates(state["base"], list(state["effects"]), state["own"])
+        rates = CellRates(state["base"], list(state["effects"]), state["own"], state["own_weight"])
         watch = cls(rates, tolerance, budget)
         watch.disparity.restore(state["disparity"])
         watch.everyone.restore(state["everyone"])
@@ -236,6 +259,8 @@ class Watch:
         watch.new_dispersion = (own, share)
         watch.everyone_dispersion = state["everyone_dispersion"]
         watch.scale = state["scale"]
+        calibration = state["calibration"]
+        watch.calibration = None if calibration is None else Calibration.restore(calibration)
         return watch
 
 

@@ -41,7 +41,8 @@ def test_false_alarms_keep_to_the_budget_over_baselines_and_years() -> None:
 
 def test_a_reference_of_ten_errors_keeps_the_promise() -> None:
     # 600 streams at 0.05, each learnt from 200 rows of its own and then watched for 25,000 at one
-    # false alarm in 100,000 promised: 150. Held to that reference by 30 errors, and not by 5, there were 226.
+    # false alarm in 100,000 promised: 150. Held to that reference by 30 errors, and not by 5,
+    # there were 226.
     rng = np.random.default_rng(19)
     n, rows, n_ticks, rows_a_tick, rate = 600, 200, 500, 50, 0.05
     seen = rng.binomial(rows, rate, n).astype(np.float64)

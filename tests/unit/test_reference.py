@@ -123,7 +123,7 @@ def test_a_model_without_dimensions_has_one_rate() -> None:
 
 
 def test_predicting_does_not_change_the_rates() -> None:
-    rates = CellRates(0.1, [np.array([1.0, 2.0])], np.ones(2))
+    rates = CellRates(0.1, [np.array([1.0, 2.0])], np.ones(2), np.ones(2))
     levels = np.array([[0], [1], [1]], np.int32)
     assert_allclose(rates.predict(levels), rates.predict(levels))
 

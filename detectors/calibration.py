@@ -1,0 +1,117 @@
+"""Calibration: the budget spent whole, by what the detectors do in weeks in which nothing happens.
+
+The proven hazards hold for any losses and any dependence between slices, and pay for that in
+delay: on most data they raise a third to a fortieth of the false alarms that they may. Where null
+weeks can be drawn (a model's own reference, resampled), the evidence that such weeks reach says by
+how much hazards may be raised until the promise is what is measured.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from detectors.contract import Floats, State
+from detectors.disparity import Disparity
+from detectors.summary import Outcomes
+
+AIM: Final = 0.5  # of the promise: what is left is for what null weeks of a reference can't show
+FEWEST: Final = 10.0  # peaks that a level is read from; rarer levels are extrapolated
+KEPT: Final = 1_000  # peaks, of either kind of evidence
+FACTORS: Final = (0.05, 50.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What evidence null weeks reach, and so what hazards spend a budget.
+
+    Attributes
+    ----------
+    own, rest : float64, shape (at most KEPT,)
+        The greatest evidence that a slice reached in a null week, per false alert a week of
+        budget, greatest first: against its own reference, and against the rest.
+    weeks : float
+        How many null weeks they are of.
+
+    Notes
+    -----
+    Evidence is linear in the hazard until an alarm resets it, so one run at one budget tells what
+    any other would have done: a slice alarms in a week where factor x budget x peak >= 1. Either
+    kind of evidence alone is held to the promise: what everybody shares moves the one, what the
+    others do the other, and an alarm that needs both is then left with one guard.
+
+    Examples
+    --------
+    >>> peaks = 1 / np.arange(1.0, 101.0)           # the k-th highest peak is 1 / k
+    >>> calibration = Calibration(own=peaks, rest=peaks, weeks=50.0)
+    >>> round(calibration.factor(1.0), 6)           # 0.5 x 50 weeks = 25 alarms may be had
+    25.0
+    """
+
+    own: Floats
+    rest: Floats
+    weeks: float
+
+    def factor(self, alerts_a_week: float) -> float:
+        """By how much the hazards of this budget are multiplied."""
+        wanted = AIM * alerts_a_week * self.weeks
+        level = max(wanted, FEWEST)
+        peak = max(_at(self.own, level), _at(self.rest, level))
+        if peak <= 0:
+            return FACTORS[1]
+        return float(np.clip(wanted / level / (peak * alerts_a_week), *FACTORS))
+
+    @classmethod
+    def of_peaks(cls, peaks: list[tuple[Floats, Floats]], alerts_a_week: float) -> Calibration:
+        """The calibration that null weeks give, a pair of `peaks` each, run at this budget."""
+        own, rest = (
+            np.sort(np.concatenate(kind))[::-1][:KEPT] / alerts_a_week
+            for kind in zip(*peaks, strict=True)
+        )
+        return cls(own, rest, float(len(peaks)))
+
+    def save(self) -> State:
+        """The state as arrays."""
+        return {"own": self.own, "rest": self.rest, "weeks": np.array([self.weeks])}
+
+    @classmethod
+    def restore(cls, state: State) -> Calibration:
+        """The calibration that `save` gave."""
+        return cls(state["own"], state["rest"], float(state["weeks"][0]))
+
+
+def _at(falling: Floats, level: float) -> float:
+    """The peak that `level` of them reach; 0 where fewer were seen at all."""
+    place = int(level) - 1
+    return float(falling[place]) if place < falling.size else 0.0
+
+
+def peaks_of(
+    fleet: Disparity, observed: Floats, expected: Floats, hazard: Floats
+) -> tuple[Floats, Floats]:
+    """Run a fleet through a week; give the greatest evidence that each slice reached in it.
+
+    Parameters
+    ----------
+    fleet : Disparity
+        Is carried on by it.
+    observed, expected : float64, shape (n_ticks, n_slices)
+        Column 0 is the whole model.
+    hazard : float64, shape (n_slices,)
+
+    Returns
+    -------
+    own, rest : float64, shape (n_slices,)
+        Evidence against the own reference, and against the rest.
+    """
+    own, rest = np.zeros(hazard.size), np.zeros(hazard.size)
+    for tick_observed, tick_expected in zip(observed, expected, strict=True):
+        found = fleet.update(Outcomes(tick_observed, tick_expected), hazard)
+        np.maximum(own, fleet.own.meter, out=own)
+        np.maximum(rest, fleet.meter, out=rest)
+        own[found.slices] = np.maximum(own[found.slices], found.own_reference)
+        if found.rest is not None:
+            rest[found.slices] = np.maximum(rest[found.slices], found.rest)
+    return own, rest

@@ -1,0 +1,191 @@
+"""Null weeks: what a model's detectors would do if weeks like its reference went on for ever.
+
+Who came is drawn from the reference: whole hours, with every session that began in them. What each
+session lost is what another of like size lost, at rates that the reference leaves possible: the
+scatter is the reference's own, and no slice's luck in it is taken for what it is like. Each round
+of weeks has a drawn reference of its own to learn from, so what is learnt errs against what is
+watched as far as the real one may.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import csr_array
+
+from detectors import Budget, Calibration
+from detectors.calibration import peaks_of
+from detectors.multiplicity import WEEK_SECONDS
+from detectors.reference import MARGIN
+from service.ingest.events import Floats, Hashes, Ints
+from service.monitor.config import MonitorConfig
+from service.monitor.slices import Slices
+from service.monitor.watch import WATCHING, Labelled, Watch
+
+Indices = npt.NDArray[np.intp]
+
+ROUNDS: Final = 6
+WEEKS_A_ROUND: Final = 8
+SLICE_WEEKS: Final = 24_000  # about two seconds of one core; more slices see fewer weeks,
+FEWEST_WEEKS: Final = 3  # but of each round so many
+TICKS_A_WEEK: Final = 28  # longer than the service's, which raise up to a third more alarms
+FEWEST_BLOCKS: Final = 12
+NEIGHBOURS: Final = 10  # on either side, whose losses a session's may be like
+_ALIKE: Final = 1e-9  # sizes that differ by rounding are one size
+UNIT_BUDGET: Final = Budget(1.0)
+SEED: Final = 0  # the same reference always gives the same calibration
+
+
+def learn_watch(reference: Labelled, slices: Slices, config: MonitorConfig) -> Watch:
+    """The watch that a reference gives, calibrated where that is asked for and can be done."""
+    calibration = calibrate(reference, slices) if config.false_alerts.mode == "calibrated" else None
+    watch = Watch.fit(
+        reference,
+        slices,
+        config.tolerance,
+        Budget(config.alerts_a_week),
+        margin=MARGIN if calibration is None else 1.0,
+    )
+    watch.calibration = calibration
+    return watch
+
+
+def calibrate(reference: Labelled, slices: Slices) -> Calibration | None:
+    """Calibrate on weeks drawn from a reference; None where it has too few hours to draw from."""
+    watch = Watch.fit(reference, slices, 0.0, UNIT_BUDGET, margin=1.0)
+    sessions = Sessions.of(reference, watch.scale)
+    if sessions.n_blocks < FEWEST_BLOCKS:
+        return None
+    hours = int(reference.hour.max() - reference.hour.min()) + 1
+    n_drawn = max(1, round(sessions.n_blocks * 168 / hours))
+    n_weeks = min(WEEKS_A_ROUND, max(FEWEST_WEEKS, SLICE_WEEKS // (ROUNDS * len(slices))))
+    seconds = WEEK_SECONDS / TICKS_A_WEEK
+    spend = UNIT_BUDGET.hazard("slices", slices.orders()[1:], seconds, WATCHING)
+    hazard = np.concatenate([[0.0], spend])
+    scatter = Scatter.of(sessions, watch.rates.predict(slices.levels))
+    rng = np.random.default_rng(SEED)
+    peaks = []
+    for _ in range(ROUNDS):
+        truth = watch.rates.draw(rng, slices.levels, float(watch.disparity.own.dispersion[0]))
+        drawn = sessions.take(rng.integers(0, sessions.n_blocks, sessions.n_blocks))
+        learnt = Watch.fit(
+            drawn.labelled(scatter.draw(rng, drawn, truth)), slices, 0.0, UNIT_BUDGET, margin=1.0
+        )
+        rates = learnt.rates.predict(slices.levels)
+        start = learnt.disparity.save()
+        for _ in range(n_weeks):
+            week = sessions.take(rng.integers(0, sessions.n_blocks, n_drawn))
+            observed = week.by_tick(scatter.draw(rng, week, truth) * learnt.scale, slices)
+            expected = week.by_tick(week.exposure * rates[week.cell] * learnt.scale, slices)
+            learnt.disparity.restore(start)
+            own, rest = peaks_of(learnt.disparity, observed, expected, hazard)
+            peaks.append((own[1:], rest[1:]))
+    return Calibration.of_peaks(peaks, UNIT_BUDGET.alerts_a_week)
+
+
+@dataclass(frozen=True, slots=True)
+class Sessions:
+    """Labelled rows summed by session and cell, shape (n,) each; sessions lie in blocks."""
+
+    session: Indices
+    cell: Indices
+    block: Indices  # the hour in which the session began
+    exposure: Floats  # weighted
+    loss: Floats  # weighted, capped
+    n_blocks: int
+
+    @classmethod
+    def of(cls, rows: Labelled, scale: float) -> Sessions:
+        """The sessions of rows whose weights are to be multiplied by `scale`."""
+        name = np.where(rows.cluster != 0, rows.cluster, rows.hour.astype(np.uint64))
+        _, session = np.unique(name, return_inverse=True)
+        began: Ints = np.full(int(session.max()) + 1, int(rows.hour.max()))
+        np.minimum.at(began, session, rows.hour)
+        hours, block = np.unique(began, return_inverse=True)
+        n_cells = int(rows.cell.max()) + 1
+        keys, pair = np.unique(session * n_cells + rows.cell, return_inverse=True)
+        weight = rows.weight * scale
+        return cls(
+            session=keys // n_cells,
+            cell=keys % n_cells,
+            block=block[keys // n_cells],
+            exposure=np.bincount(pair, weight * rows.exposure).astype(np.float64),
+            loss=np.bincount(pair, weight * rows.capped).astype(np.float64),
+            n_blocks=hours.size,
+        )
+
+    def take(self, blocks: Indices) -> Sessions:
+        """These blocks, each as often as it is given; every one is a block of its own."""
+        order = np.argsort(self.block, kind="stable")
+        counts = np.bincount(self.block, minlength=self.n_blocks)
+        start = np.cumsum(counts) - counts
+        n = counts[blocks]
+        place = np.repeat(np.arange(blocks.size), n)
+        within = np.arange(place.size) - np.repeat(np.cumsum(n) - n, n)
+        rows = order[start[blocks][place] + within]
+        n_sessions = int(self.session.max()) + 1
+        _, session = np.unique(place * n_sessions + self.session[rows], return_inverse=True)
+        return replace(
+            self,
+            session=session,
+            cell=self.cell[rows],
+            block=place,
+            exposure=self.exposure[rows],
+            loss=self.loss[rows],
+            n_blocks=blocks.size,
+        )
+
+    def labelled(self, loss: Floats) -> Labelled:
+        """Rows to learn from: one for a session and cell, with this loss; blocks are hours."""
+        names: Hashes = self.session.astype(np.uint64) + np.uint64(1)
+        hour = self.block.astype(np.int64)
+        return Labelled(
+            self.cell, hour, names, np.ones(loss.size), loss, loss, self.exposure.copy()
+        )
+
+    def by_tick(self, values: Floats, slices: Slices) -> Floats:
+        """Sums per tick and slice, shape (TICKS_A_WEEK, n_slices): a week's blocks dealt evenly."""
+        tick = self.block * TICKS_A_WEEK // self.n_blocks
+        cells = csr_array((values, (tick, self.cell)), shape=(TICKS_A_WEEK, slices.n_cells))
+        return np.ascontiguousarray((slices.membership() @ cells.T).toarray().T)
+
+
+@dataclass(frozen=True, slots=True)
+class Scatter:
+    """How losses scatter around what is due: as those of the reference's own sessions do."""
+
+    session: float  # variance of the ratio that all of a session's cells share
+    due: Floats  # of a session's rows of one cell, rising, shape (n,)
+    ratio: Floats  # what they lost over that, the shared ratio taken out, shape (n,)
+
+    @classmethod
+    def of(cls, sessions: Sessions, rates: Floats) -> Scatter:
+        """The shared ratio's variance by moments: products of residuals within sessions."""
+        due = np.maximum(sessions.exposure * rates[sessions.cell], 1e-12)
+        whole, lost = (np.bincount(sessions.session, values) for values in (due, sessions.loss))
+        pairs = float((whole**2).sum() - (due**2).sum())  # of different cells
+        products = float(((lost - whole) ** 2).sum() - ((sessions.loss - due) ** 2).sum())
+        shared = max(0.0, products / pairs) if pairs > 1e-6 * float((whole**2).sum()) else 0.0
+        common = (1 + shared * lost) / (1 + shared * whole)
+        order = np.argsort(due, kind="stable")
+        ratio = (sessions.loss / (due * common[sessions.session]))[order]
+        level = float(due.sum() / max((due[order] * ratio).sum(), 1e-12))
+        return cls(shared, due[order], level * ratio)
+
+    def draw(self, rng: np.random.Generator, sessions: Sessions, rates: Floats) -> Floats:
+        """Losses at these rates, one for a session and cell: each as another's of like size."""
+        due = sessions.exposure * rates[sessions.cell]
+        n = self.due.size
+        reach = max(NEIGHBOURS, n // 50)
+        lowest = np.searchsorted(self.due, due * (1 - _ALIKE)) - reach
+        highest = np.searchsorted(self.due, due * (1 + _ALIKE), side="right") + reach
+        other = rng.integers(np.clip(lowest, 0, n - 1), np.clip(highest, 1, n))
+        losses: Floats = due * self.ratio[other]
+        if self.session > 0:
+            shape = 1 / self.session
+            shared = rng.gamma(shape, self.session, int(sessions.session.max()) + 1)
+            losses *= shared[sessions.session]
+        return losses

@@ -1,0 +1,182 @@
+"""The calibrated mode: hazards raised until null weeks raise what was promised."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+from typing import Final
+
+import numpy as np
+import pytest
+from scipy.stats import poisson
+
+from detectors import Budget, Calibration, Disparity, Outcomes
+from detectors.calibration import FACTORS, peaks_of
+from service.ingest.events import Floats
+from service.monitor.config import MonitorConfig
+from service.monitor.null_weeks import Scatter, Sessions, calibrate, learn_watch
+from service.monitor.slices import Slices
+from service.monitor.watch import Labelled, Watch
+
+HOURS: Final = 168
+N_VALUES: Final = 40
+
+
+def catalogue() -> Slices:
+    """Slices of one dimension, a cell a value."""
+    slices = Slices(["ward"], order=1)
+    for value in range(N_VALUES):
+        slices._code(0, f"w{value}")
+    slices.cells_of(np.arange(N_VALUES + 2, dtype=np.int32)[2:, None])
+    return slices
+
+
+def rates(rng: np.random.Generator) -> Floats:
+    """Error rates of the values, .05 on average."""
+    drawn: Floats = rng.beta(5.0, 95.0, N_VALUES)
+    return drawn
+
+
+def labelled(
+    rng: np.random.Generator, error_rates: Floats, hours: int = HOURS, session: int = 1
+) -> Labelled:
+    """Null rows, some 400 an hour, values by Zipf; sessions of `session` rows, correlated by .2."""
+    share = 1 / np.arange(1.0, N_VALUES + 1)
+    hour, value = np.nonzero(
+        n := rng.poisson(400 / session * share / share.sum(), (hours, N_VALUES))
+    )
+    hour, value = (np.repeat(place, n[n > 0]) for place in (hour, value))
+    chance = error_rates[value]
+    if session > 1:
+        chance = rng.beta(chance * 4, (1 - chance) * 4)
+    name = np.arange(1, hour.size + 1) if session > 1 else np.zeros(hour.size, np.int64)
+    hour, value, name = (np.repeat(column, session) for column in (hour, value, name))
+    chance = np.repeat(chance, session)
+    loss = (rng.random(hour.size) < chance).astype(np.float64)
+    ones = np.ones(hour.size)
+    return Labelled(
+        cell=(value + 1).astype(np.intp),
+        hour=hour.astype(np.int64),
+        cluster=name.astype(np.uint64),
+        weight=ones,
+        loss=loss,
+        capped=loss,
+        exposure=ones,
+    )
+
+
+def test_a_fleet_alarms_in_a_week_where_factor_times_peak_reaches_one() -> None:
+    rng = np.random.default_rng(1)
+    due = np.append(300.0, np.full(30, 10.0))
+    weeks = rng.poisson(due[1:], (40, 28, 30)).astype(float)
+    weeks = np.concatenate([weeks.sum(axis=2, keepdims=True), weeks], axis=2)
+    hazard = np.append(0.0, np.full(30, 1e-4))
+    factor = 20.0
+
+    def fresh() -> Disparity:
+        fleet = Disparity()
+        fleet.grow(np.ones(31), np.ones(31), 400 * due, 400 * due)
+        return fleet
+
+    predicted, alarmed = 0, 0
+    for week in weeks:
+        own, rest = peaks_of(fresh(), week, np.tile(due, (28, 1)), hazard)
+        predicted += int((factor * np.minimum(own, rest)[1:] >= 1).sum())
+        fleet, crossed = fresh(), set()
+        for tick in week:
+            crossed |= set(fleet.update(Outcomes(tick, due), factor * hazard).slices.tolist())
+        alarmed += len(crossed)
+    assert predicted > 10
+    # not the same to one: a suspicious slice stops learning, and reaches suspicion sooner
+    assert alarmed == pytest.approx(predicted, rel=0.3)
+
+
+def test_rare_levels_are_extrapolated_and_never_past_their_bounds() -> None:
+    peaks = 1 / np.arange(1.0, 101.0)
+    calibration = Calibration(own=peaks, rest=peaks / 2, weeks=20.0)
+    # 0.5 x 1 x 20 weeks = the 10th peak, 1/10, of the kind that reaches further
+    assert calibration.factor(1.0) == pytest.approx(10.0)
+    # a tenth of the budget: one peak would do, read from the 10th, over a tenth of the evidence
+    assert calibration.factor(0.1) == pytest.approx(10.0)
+    assert Calibration(peaks * 1e9, peaks, 20.0).factor(1.0) == FACTORS[0]
+    assert Calibration(np.zeros(0), np.zeros(0), 20.0).factor(1.0) == FACTORS[1]
+
+
+@pytest.mark.parametrize("session", [1, 8])
+@pytest.mark.parametrize("alerts_a_week", [1.0, 10.0])
+def test_null_weeks_raise_at_most_what_was_promised_and_a_third_at_least(
+    session: int, alerts_a_week: float
+) -> None:
+    slices, false_alerts, n_weeks = catalogue(), 0, 0
+    config = MonitorConfig.model_validate({"false_alerts": {"at_most": alerts_a_week}})
+    for seed in range(6 if alerts_a_week < 10 else 3):
+        rng = np.random.default_rng([seed, session])
+        error_rates = rates(rng)
+        watch = learn_watch(labelled(rng, error_rates, session=session), slices, config)
+        assert watch.mode == "calibrated"
+        start = watch.save()
+        for _ in range(4):
+            week = labelled(rng, error_rates, session=session)
+            false_alerts += _alarms(Watch.restore(start, 0.0, watch.budget), week, slices)
+            n_weeks += 1
+    # each bound is refuted only by what it would give in less than one of a hundred runs
+    assert poisson.sf(false_alerts - 1, alerts_a_week * n_weeks) > 0.01
+    assert poisson.cdf(false_alerts, alerts_a_week / 3 * n_weeks) > 0.01
+
+
+def _alarms(watch: Watch, week: Labelled, slices: Slices) -> int:
+    """How many slices cross in a week of hourly ticks."""
+    bounds = np.searchsorted(week.hour, np.arange(HOURS + 1))
+    n_alarms = 0
+    for start, stop in pairwise(bounds):
+        summary = week.take(np.arange(start, stop)).summary(slices.n_cells)
+        outcomes = watch.outcomes(summary, slices)
+        n_alarms += len(watch.detect(outcomes, slices.orders(), 3600.0)[0])
+    return n_alarms
+
+
+def test_the_same_reference_gives_the_same_calibration() -> None:
+    rng = np.random.default_rng(5)
+    slices, reference = catalogue(), labelled(rng, rates(rng), hours=48)
+    first, second = calibrate(reference, slices), calibrate(reference, slices)
+    assert first is not None and second is not None
+    assert first.factor(1.0) == second.factor(1.0)
+    restored = Calibration.restore(first.save())
+    assert restored.factor(3.0) == first.factor(3.0)
+
+
+def test_a_reference_of_few_hours_is_left_to_the_proven_hazards() -> None:
+    rng = np.random.default_rng(6)
+    slices, few_hours = catalogue(), labelled(rng, rates(rng), hours=8)
+    assert calibrate(few_hours, slices) is None
+    assert learn_watch(few_hours, slices, MonitorConfig()).mode == "proven"
+
+
+def test_proven_hazards_stay_what_they_are_told_to_be() -> None:
+    rng = np.random.default_rng(7)
+    slices, reference = catalogue(), labelled(rng, rates(rng), hours=48)
+    config = MonitorConfig.model_validate({"false_alerts": {"mode": "proven"}})
+    watch = learn_watch(reference, slices, config)
+    assert watch.mode == "proven"
+    proven = Watch.fit(reference, slices, 0.0, Budget(1.0))
+    np.testing.assert_array_equal(watch.disparity.dispersion, proven.disparity.dispersion)
+
+
+def test_drawn_losses_scatter_as_the_references_do_and_favour_no_cell() -> None:
+    rng = np.random.default_rng(8)
+    error_rates = np.full(N_VALUES, 0.1)
+    reference = labelled(rng, error_rates, session=8)
+    unlucky = reference.cell == 7
+    reference = replace(reference, capped=np.where(unlucky, 0.0, reference.capped))
+    sessions = Sessions.of(reference, 1.0)
+    truth = np.full(N_VALUES + 1, 0.1)
+    scatter = Scatter.of(sessions, truth)
+    drawn = [scatter.draw(rng, sessions, truth) for _ in range(20)]
+    due = sessions.exposure * truth[sessions.cell]
+    # cell 7 lost nothing in the reference; in the weeks drawn it loses what is due of it
+    in_cell = sessions.cell == 7
+    mean = np.mean([losses[in_cell].sum() for losses in drawn])
+    assert mean == pytest.approx(due[in_cell].sum(), rel=0.1)
+    # 8 rows of variance p(1-p)(1 + 7 x .2) over a mean of p: (1 - .1) x 2.4
+    spread = np.mean([((losses - due) ** 2).sum() / due.sum() for losses in drawn])
+    assert spread == pytest.approx(0.9 * 2.4, rel=0.1)
