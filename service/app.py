@@ -6,17 +6,18 @@ import asyncio
 import fcntl
 import gc
 import random
+import secrets
 import shutil
 import signal
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from hmac import compare_digest
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import prometheus_client
 import uvicorn
@@ -28,7 +29,7 @@ from service.clock import Clock, SystemClock
 from service.database import Database
 from service.deadlines import protocol
 from service.engine import routes as models
-from service.engine.engine import Engine
+from service.engine.engine import Engine, Phase
 from service.engine.fold import Fold
 from service.engine.journal import SqlEventLog
 from service.engine.processor import Processor
@@ -43,6 +44,8 @@ from service.notify import routes as notify
 from service.notify.egress import Egress
 from service.notify.outbox import enqueue
 from service.notify.worker import Worker
+from service.retention import Retention
+from service.schedule import Schedule
 from service.services import Services, services
 from service.settings import Settings
 
@@ -92,10 +95,20 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
         on_transitions=worker.wake,
     )
     engine = Engine(processor, clock, settings, metrics)
+    schedule = Schedule(
+        database,
+        [Retention(database, settings).job()],
+        clock,
+        metrics,
+        holder=secrets.token_hex(8),
+        may_run=lambda: engine.phase is Phase.READY,
+    )
     app = FastAPI(
         title="Slicewatch",
         version=version("slicewatch"),
-        lifespan=partial(_lifespan, settings=settings, engine=engine, worker=worker),
+        lifespan=partial(
+            _lifespan, settings=settings, engine=engine, background=(worker.run, schedule.run)
+        ),
         responses={"4XX": _PROBLEM, "5XX": _PROBLEM},
     )
     app.state.services = Services(
@@ -191,19 +204,22 @@ async def metrics_page(request: Request, running: Running) -> Response:
 
 @asynccontextmanager
 async def _lifespan(
-    app: FastAPI, settings: Settings, engine: Engine, worker: Worker
+    app: FastAPI,
+    settings: Settings,
+    engine: Engine,
+    background: Sequence[Callable[[], Coroutine[Any, Any, None]]],
 ) -> AsyncIterator[None]:
     running: Services = app.state.services
     with _held(settings.data_dir):
         engine.start()
         await asyncio.to_thread(engine.wait_until_ready, READY_WAIT_SECONDS)
-        delivering = asyncio.create_task(worker.run())
+        tasks = [asyncio.create_task(run()) for run in background]
         try:
             yield
         finally:
-            delivering.cancel()
-            with suppress(asyncio.CancelledError):
-                await delivering
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             if await asyncio.to_thread(engine.stop):
                 running.database.close()
 

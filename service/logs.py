@@ -27,6 +27,7 @@ def configure() -> None:
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(level=logging.WARNING, handlers=[_ToStructlog()], force=True)
+    logging.getLogger("apscheduler").setLevel(logging.ERROR)  # it warns at each look at a long job
 
 
 class _ToStructlog(logging.Handler):

@@ -86,6 +86,8 @@ class Metrics:
         self.queue_bytes = gauge("queue_bytes", "Bytes waiting for the engine.")
         self.ready = gauge("ready", "1 while the engine accepts work.")
         self.journal_offset = gauge("journal_offset", "Offset of the newest entry folded.")
+        self.job_runs = counter("job_runs", "Slots of jobs by result.", "job", "result")
+        self.job_done_at = gauge("job_done_at_seconds", "When a job was last done.", "job")
         self.overflow = counter("overflow", "What went over a cap, by the cap's name.", "cap")
         limit = gauge("cap_limit", "What a cap allows.", "cap", "unit")
         for cap in caps:

@@ -56,10 +56,16 @@ class Settings(BaseSettings):
     queue_batches: Nat = 256  # accepted from the wire and not yet on storage
     queue_bytes: Nat = 256 * MIB
 
+    # How long it is kept, what is no longer needed to go on. Room is made a piece at a time.
+    journal_retention_seconds: int = Field(default=DAY, ge=0)  # kept though snapshots contain it
+    journal_retention_bytes: int = Field(default=4096 * MIB, ge=0)  # and no more than so much
+    rejected_retention_seconds: Nat = 30 * DAY
+    delivery_retention_seconds: Nat = 30 * DAY  # from when it was made; while it waits it stays
+    alert_retention_seconds: Nat = 400 * DAY  # from the last change of one that is over
+
     # How it is folded.
     tick_seconds: Nat = MINUTE  # of wall time between journaled ticks
     snapshot_bytes: Nat = 16 * MIB  # journaled since the last snapshot, at least, before the next
-    journal_retention_seconds: int = Field(default=DAY, ge=0)  # kept though snapshots contain it
     publish_seconds: Nat = 5  # between refreshes of the slice series at /metrics
     max_slice_series: Nat = 200  # a model at /metrics; the rest is slice="other"
 

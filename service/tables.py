@@ -157,3 +157,23 @@ keys = Table(
     Column("revoked_at", BigInteger),
     Index("keys_by_tenant", "tenant"),
 )
+
+jobs = Table(  # who runs a job's next slot; service.schedule
+    "jobs",
+    metadata,
+    Column("job", Text, primary_key=True),
+    Column("slot", BigInteger, nullable=False),  # the last that was run
+    Column("fence", BigInteger, nullable=False),  # of the newest lease
+    Column("holder", Text, nullable=False),  # of that lease; "" once it is given back
+    Column("changed_at", BigInteger, nullable=False),
+)
+
+job_slots = Table(  # what was run, written with its effect
+    "job_slots",
+    metadata,
+    Column("job", Text, primary_key=True),
+    Column("slot", BigInteger, primary_key=True),
+    Column("fence", BigInteger, nullable=False),
+    Column("started_at", BigInteger, nullable=False),
+    Column("ended_at", BigInteger, nullable=False),
+)

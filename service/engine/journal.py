@@ -23,7 +23,6 @@ from service.limits import REJECTED_ROWS
 from service.tables import journal, rejected
 
 _TRIM_REJECTED_EVERY: Final = 1_000  # rows of a tenant between two looks at its cap
-_TRIM_AT_ONCE: Final = 10_000  # entries; a day's backlog must not hold the writer for long
 
 
 class SqlEventLog:
@@ -81,27 +80,6 @@ class SqlEventLog:
         """The offset of the newest entry, 0 where there is none."""
         with storage_errors(), self._database.read() as connection:
             return _last(connection)
-
-    def trim(self, through: Offset, received_before: int) -> None:
-        """Forget the oldest entries: up to and with `through`, received before that instant.
-
-        The newest entry stays whatever is asked: offsets go on from it. A long backlog is
-        forgotten over several calls.
-        """
-        with storage_errors(), self._database.write() as connection:
-            through = min(through, _last(connection) - 1)
-            oldest = (
-                select(journal.c.seq, journal.c.received_at)
-                .where(journal.c.seq <= through)
-                .order_by(journal.c.seq)
-                .limit(_TRIM_AT_ONCE)
-            )
-            last: Offset = 0
-            for row in connection.execute(oldest):
-                if row.received_at >= received_before:
-                    break
-                last = row.seq
-            connection.execute(delete(journal).where(journal.c.seq <= last))
 
     def keep_rejected(self, entry: Entry) -> None:
         """Keep for inspection rows of a stored entry that the fold refused."""

@@ -62,12 +62,6 @@ class EventLog(Protocol):
         Best effort: they are counted whether or not this succeeds.
         """
 
-    def trim(self, through: Offset, received_before: int) -> None:
-        """Forget the oldest entries: up to and with `through`, received before that instant.
-
-        Callers keep what the older snapshot needs. A long backlog may take several calls.
-        """
-
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:

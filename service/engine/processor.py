@@ -113,7 +113,6 @@ class Processor:
             if self.offset or self.trouble:
                 self._write([Entry("", TICK, now.to_bytes(8, "big"), now)])
             self._commit()
-            self._trim()
         if _is_due(self._last_publish_at, now, self._settings.publish_seconds):
             self._last_publish_at = now
             self._publish()
@@ -268,12 +267,6 @@ class Processor:
         """So much was journaled that reading it back would cost more than a snapshot."""
         newest_size = self._snapshots[0][1] if self._snapshots else 0
         return self._bytes_since_snapshot > max(self._settings.snapshot_bytes, 2 * newest_size)
-
-    def _trim(self) -> None:
-        """Forget what the older snapshot contains and nobody asked to keep."""
-        if len(self._snapshots) == 2:
-            retention = self._settings.journal_retention_seconds * SECOND
-            self._log.trim(self._snapshots[1][0], self._clock.now() - retention)
 
     def _publish(self) -> None:
         try:

@@ -26,6 +26,7 @@ from sqlalchemy import (
     func,
     insert,
     select,
+    tuple_,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -352,7 +353,7 @@ def record(connection: Connection, leased: Leased, attempt: Attempt, verdict: Ve
     return True
 
 
-def forget(connection: Connection, before: int, limit: int = 1000) -> int:
+def forget(connection: Connection, before: int, limit: int) -> int:
     """Drop finished deliveries made before an instant, oldest first; returns how many."""
     old = connection.execute(
         select(deliveries.c.tenant, deliveries.c.id)
@@ -360,11 +361,9 @@ def forget(connection: Connection, before: int, limit: int = 1000) -> int:
         .order_by(deliveries.c.created_at)
         .limit(limit)
     ).all()
-    for tenant, id_ in old:
-        connection.execute(
-            delete(attempts).where(attempts.c.tenant == tenant, attempts.c.delivery_id == id_)
-        )
-        connection.execute(delete(deliveries).where(_is(tenant, id_)))
+    done = [tuple(row) for row in old]
+    for key, table in ((attempts.c.delivery_id, attempts), (deliveries.c.id, deliveries)):
+        connection.execute(delete(table).where(tuple_(table.c.tenant, key).in_(done)))
     return len(old)
 
 

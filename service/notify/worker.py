@@ -30,8 +30,6 @@ POLL_SECONDS: Final = (
 JITTER: Final = 0.2  # a delay is drawn from ±20 %, so that an outage's end is not a stampede
 MAX_RETRY_AFTER_SECONDS: Final = 86_400
 LEASE_MARGIN_SECONDS: Final = 15.0  # beyond an attempt's deadline, to record it
-LOG_RETENTION: Final = 30 * 86_400 * 1_000_000  # µs for which a finished delivery can be looked up
-FORGET_EVERY: Final = 3600 * 1_000_000  # µs
 MAX_TURNS: Final = 10_000  # endpoints of which it is known when they had a lane
 
 _MICROS: Final = 1_000_000
@@ -69,7 +67,6 @@ class Worker:
         self._lanes: set[asyncio.Task[None]] = set()
         self._turns: dict[tuple[str, str], int] = {}  # (tenant, endpoint): its last turn
         self._n_turns = 0
-        self._forgot_at = 0
         self._changed = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -91,7 +88,6 @@ class Worker:
                 self._changed.clear()
                 try:
                     await self._fill_lanes()
-                    await self._forget()
                 except OperationalError as error:  # busy or full; the engine judges worse
                     name = getattr(error.orig, "sqlite_errorname", type(error.orig).__name__)
                     log.warning("outbox_unavailable", error=name)
@@ -193,17 +189,6 @@ class Worker:
                 status=attempt.status,
                 error=attempt.error,
             )
-
-    async def _forget(self) -> None:
-        now = self._clock.now()
-        if now - self._forgot_at < FORGET_EVERY:
-            return
-        if await asyncio.to_thread(self._forget_before, now - LOG_RETENTION) == 0:
-            self._forgot_at = now
-
-    def _forget_before(self, instant: int) -> int:
-        with self._database.write() as connection:
-            return outbox.forget(connection, instant)
 
 
 def judge(

@@ -504,29 +504,6 @@ async def test_a_snapshot_is_stored_when_enough_was_journaled(house: House) -> N
         assert len(entry("b").body) > 2 * small and running.value("snapshots_total") == 2
 
 
-async def test_the_journal_is_trimmed_behind_the_older_snapshot(house: House) -> None:
-    house.settings = settings(snapshot_bytes=1, journal_retention_seconds=60)
-    async with Running(house) as running:
-        for n in range(5):
-            await running.engine.submit(entry(f"r{n}", at=house.clock.now()))
-        await running.once_more()
-        assert running.n_journaled() == 5
-        house.clock.advance(HOUR)
-        await running.once_more()
-        with running.database.read() as connection:
-            oldest = connection.scalar(select(func.min(journal.c.seq))) or 0
-            older = connection.scalar(select(func.min(snapshots.c.offset))) or 0
-        assert oldest == older + 1 > 1
-        before = await running.digest()
-    with house.open().write() as connection:  # the newer is lost; the older needs what was kept
-        newest = select(func.max(snapshots.c.offset)).scalar_subquery()
-        connection.execute(
-            update(snapshots).where(snapshots.c.offset == newest).values(body=b"broken")
-        )
-    async with Running(house) as again:
-        assert await again.digest() == before
-
-
 async def test_a_snapshot_that_cannot_be_restored_is_passed_over(house: House) -> None:
     async with Running(house) as running:
         await running.engine.submit(entry("a"))

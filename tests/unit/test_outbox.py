@@ -285,8 +285,8 @@ def test_finished_deliveries_are_forgotten_with_age_and_waiting_ones_are_not(
         assert outbox.n_waiting(connection) == 2
     record(database, claim_only(database), DELIVERED)
     with database.write() as connection:
-        assert outbox.forget(connection, NOW) == 0
-        assert outbox.forget(connection, NOW + 1) == 1
+        assert outbox.forget(connection, NOW, 10) == 0
+        assert outbox.forget(connection, NOW + 1, 10) == 1
         assert outbox.n_waiting(connection) == 1
 
 
