@@ -131,9 +131,9 @@ def log_e_share(
     """
     x, y = observed[:, None], observed_rest[:, None]
     due, rest = (expected * shape / rate)[:, None], expected_rest[:, None]
-    null = _log_mean_share(x, y, due, rest, shape[:, None])
-    log_e: Floats = _log_mean_share(x, y, ratios * due, rest, shape[:, None]) - null
-    return np.clip(log_e, _LOG_E_MIN, _LOG_E_MAX)
+    each = np.concatenate([due, ratios * due], axis=1)  # the null first
+    log_mean = _log_mean_share(x, y, each, rest, shape[:, None])
+    return np.clip(log_mean[:, 1:] - log_mean[:, :1], _LOG_E_MIN, _LOG_E_MAX)
 
 
 def _log_mean_share(x: Floats, y: Floats, due: Floats, rest: Floats, shape: Floats) -> Floats:

@@ -73,6 +73,6 @@ class Budget:
         """
         whole = sum(self.shares[other] for other in watching)
         spend = self.alerts_a_week * self.shares[name] / whole * seconds / WEEK_SECONDS
-        _, which, counts = np.unique(orders, return_inverse=True, return_counts=True)
-        hazard: Floats = spend / (counts.size * counts[which])
+        counts = np.bincount(orders)
+        hazard: Floats = spend / (np.count_nonzero(counts) * counts[orders])
         return hazard

@@ -131,7 +131,10 @@ class _Columns:
             self._refuse(~np.isfinite(_floats(column, 0.0)), f"{name}: {_FINITE}")
         encoded = column.dictionary_encode()
         codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
-        texts = [label_text(value) for value in _to_python(name, encoded.dictionary)]
+        values = _to_python(name, encoded.dictionary)
+        if _is_text(column.type):
+            return Categories(codes.astype(np.int32), values)
+        texts = [label_text(value) for value in values]
         index: dict[str, int] = {}
         lookup = [index.setdefault(cast(str, text), len(index)) for text in texts]
         return Categories(np.array([*lookup, -1], np.int32)[codes], list(index))

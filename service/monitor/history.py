@@ -1,8 +1,9 @@
 """History: sums per event hour and cell, from which every published figure and onset is read.
 
 Hours are those of the predictions, not of their labels: a rate "since 09:00" is of what happened
-since then. Rows arrive as chunks, are merged when they have doubled, and hours past the retention
-are dropped then, so memory depends on the number of cells and not on how long it ran.
+since then. Rows wait as they came and are summed when they have doubled, in their order, and hours
+past the retention are dropped then, so memory depends on the number of cells and not on how long it
+ran, and no cut of the rows leaves a trace in the sums.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from service.ingest.events import Floats, Ints
 
 HOUR: Final = 3_600_000_000  # microseconds
 RETENTION_HOURS: Final = 24 * 35
-_MERGE_AT: Final = 16_384  # chunk rows before the first merge
+_MERGE_AT: Final = 16_384  # rows that wait before the first merge
+_FIRST_ROOM: Final = 64  # rows that there is room for at first
 
 
 class History:
@@ -29,12 +31,14 @@ class History:
         self._hours: Ints = np.empty(0, np.int64)
         self._cells: Ints = np.empty(0, np.int64)
         self._sums: Floats = np.empty((0, N_COLUMNS))
-        self._chunks: list[tuple[Ints, Ints, Floats]] = []
         self._n_waiting = 0
+        self._waiting_hours: Ints = np.empty(0, np.int64)
+        self._waiting_cells: Ints = np.empty(0, np.int64)
+        self._waiting_sums: Floats = np.empty((0, N_COLUMNS))
 
     def add_rows(self, hours: Ints, cells: npt.NDArray[np.intp]) -> None:
         """Count predictions."""
-        self._add(hours, cells, ((ROWS, np.ones(hours.size)),))
+        self._wait(hours, cells)[:, ROWS] = 1.0
 
     def add_labels(
         self,
@@ -46,45 +50,52 @@ class History:
         exposure: Floats,
     ) -> None:
         """Sum labelled predictions."""
-        columns = (
-            (LABELS, np.ones(hours.size)),
-            (LOSS, weight * loss),
-            (CAPPED, weight * capped),
-            (EXPOSURE, weight * exposure),
-            (SQUARED, (weight * loss) ** 2),
-        )
-        self._add(hours, cells, columns)
+        sums = self._wait(hours, cells)
+        weighted = weight * loss
+        sums[:, LABELS] = 1.0
+        sums[:, LOSS] = weighted
+        sums[:, CAPPED] = weight * capped
+        sums[:, EXPOSURE] = weight * exposure
+        sums[:, SQUARED] = weighted**2
 
-    def _add(
-        self, hours: Ints, cells: npt.NDArray[np.intp], columns: tuple[tuple[int, Floats], ...]
-    ) -> None:
-        if not hours.size:
-            return
-        first, span = int(hours.min()), int(cells.max()) + 1
-        keys, inverse = np.unique((hours - first) * span + cells, return_inverse=True)
-        sums = np.zeros((keys.size, N_COLUMNS))
-        for column, values in columns:
-            sums[:, column] = np.bincount(inverse, values, minlength=keys.size)
-        self._chunks.append((keys // span + first, keys % span, sums))
-        self._n_waiting += keys.size
+    def _wait(self, hours: Ints, cells: npt.NDArray[np.intp]) -> Floats:
+        """Room at the end for rows of these hours and cells: their columns, all 0."""
         if self._n_waiting > max(_MERGE_AT, self._hours.size):
             self._merge()
+        start, stop = self._n_waiting, self._n_waiting + hours.size
+        if stop > self._waiting_hours.size:
+            self._make_room(stop)
+        self._n_waiting = stop
+        self._waiting_hours[start:stop], self._waiting_cells[start:stop] = hours, cells
+        sums = self._waiting_sums[start:stop]
+        sums[:] = 0.0
+        return sums
+
+    def _make_room(self, n_rows: int) -> None:
+        room = max(_FIRST_ROOM, 2 * self._waiting_hours.size, n_rows)
+        for name in ("_waiting_hours", "_waiting_cells", "_waiting_sums"):
+            before = getattr(self, name)
+            after = np.empty((room, *before.shape[1:]), before.dtype)
+            after[: self._n_waiting] = before[: self._n_waiting]
+            setattr(self, name, after)
 
     def _merge(self) -> None:
-        if not self._chunks:
+        n = self._n_waiting
+        if not n:
             return
-        hours = np.concatenate([self._hours, *(chunk[0] for chunk in self._chunks)])
-        cells = np.concatenate([self._cells, *(chunk[1] for chunk in self._chunks)])
-        sums = np.concatenate([self._sums, *(chunk[2] for chunk in self._chunks)])
+        hours = np.concatenate([self._hours, self._waiting_hours[:n]])
+        cells = np.concatenate([self._cells, self._waiting_cells[:n]])
+        sums = np.concatenate([self._sums, self._waiting_sums[:n]])
         keep = hours > int(hours.max()) - self.retention_hours
-        hours, cells, sums = hours[keep], cells[keep], sums[keep]
+        if not keep.all():
+            hours, cells, sums = hours[keep], cells[keep], sums[keep]
         first, span = int(hours.min()), int(cells.max()) + 1
         keys, inverse = np.unique((hours - first) * span + cells, return_inverse=True)
         merged = np.empty((keys.size, N_COLUMNS))
-        for column in range(N_COLUMNS):
+        for column in range(N_COLUMNS):  # a left fold: what was summed comes before what waited
             merged[:, column] = np.bincount(inverse, sums[:, column], minlength=keys.size)
         self._hours, self._cells, self._sums = keys // span + first, keys % span, merged
-        self._chunks, self._n_waiting = [], 0
+        self._n_waiting = 0
 
     def cells_between(
         self, n_cells: int, since: int | None = None, until: int | None = None

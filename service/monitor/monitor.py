@@ -12,15 +12,14 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from detectors import Budget, Detections
-from service.ingest.events import LABEL, PREDICTION, Bools, EventBatch, Floats
+from service.ingest.events import LABEL, PREDICTION, Bools, Codes, EventBatch, Floats
 from service.monitor.config import Matured, MonitorConfig, ReferenceRows, seconds
 from service.monitor.findings import Finding
 from service.monitor.history import HOUR, History
 from service.monitor.inputs import Inputs
-from service.monitor.join import Join, Matched
+from service.monitor.join import Indices, Join, Matched
 from service.monitor.learn import Schema
 from service.monitor.losses import RATIO_LOSSES, SCALED_LOSSES, score
 from service.monitor.naming import Namer
@@ -54,6 +53,15 @@ class Counted:
         return cls(*(np.concatenate([getattr(p, name) for p in parts]) for name in cls.__slots__))
 
 
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """A look at the evidence, which falls due behind a certain row."""
+
+    after: int  # how many rows of the batch come before it
+    at: int  # its time, of the labels' clock
+    rows_at: int  # how far the predictions had come by then
+
+
 class Monitor:
     """One model, once it is known what of it is to be watched."""
 
@@ -82,33 +90,38 @@ class Monitor:
         self._n_ticks = 0  # since then
 
     def absorb(self, batch: EventBatch, received_at: int) -> tuple[Counted, list[Finding]]:
-        """Fold in a batch of this model's rows; give what each was, and what was found."""
-        findings: list[Finding] = []
-        counted = []
-        for part, tick_at in self._until_ticks(batch, received_at):
-            refused = self._forgotten(part, received_at)
-            kept = part.take(np.flatnonzero(~refused)) if refused.any() else part
-            cells = self.slices.assign(kept)
-            rows = self.join.match(kept, cells)
-            self._sum(kept, cells, rows, self._score(rows))
-            counted.append(_spread(rows, refused))
-            if self.row_clock.now > self.forgotten_at:
-                self.forgotten_at = self.row_clock.now
-                self.join.forget(self.forgotten_at)
-            if tick_at:
-                findings += self.tick(tick_at)
-        return Counted.concatenate(counted), findings
+        """Fold in a batch of this model's rows; give what each was, and what was found.
 
-    def tick(self, at: int) -> list[Finding]:
+        Rows are given their cell and joined a stretch at a time, and counted tick by tick.
+        """
+        refused, ticks = self._clocked(batch, received_at)
+        kept = batch.take(np.flatnonzero(~refused)) if refused.any() else batch
+        levels = self.slices.levels_of(kept)
+        findings: list[Finding] = []
+        duplicate, late = np.zeros(len(batch), np.bool_), np.zeros(len(batch), np.bool_)
+        rows = np.flatnonzero(~refused)
+        for start, stop, due in self._stretches(levels, ticks):
+            part = kept if stop - start == len(kept) else kept.take(np.arange(start, stop))
+            cells = self.slices.place(levels[start:stop])
+            matched = self.join.match(part, cells)
+            duplicate[rows[start:stop]] = matched.duplicate
+            late[rows[start:stop]] = matched.late
+            findings += self._count(part, cells, matched, due)
+        if self.row_clock.now > self.forgotten_at:
+            self.forgotten_at = self.row_clock.now
+            self.join.forget(self.forgotten_at)
+        return Counted(duplicate, late, refused), findings
+
+    def tick(self, tick: Tick) -> list[Finding]:
         """End a stretch of the labels' time: detect, and name what was detected."""
         self._n_ticks += 1
-        rows, unripe = self._ripe()
+        rows, unripe = self._ripe(tick)
         if self.watch is not None and len(rows) < MIN_TICK_LABELS:
             return []
         self._since_tick = [unripe] if len(unripe) else []
         n_ticks, self._n_ticks = self._n_ticks, 0
         if self.watch is None:
-            self._learn_reference(rows)
+            self._learn_reference(rows, tick)
             return []
         summary = rows.summary(self.slices.n_cells)
         self.watch.grow(self.slices)
@@ -122,35 +135,79 @@ class Monitor:
         recovered = self.watch.recovered(outcomes)
         if not (len(uneven) or len(worldwide) or outside or len(recovered)):
             return []
-        return Namer(self, self.watch, at).name(uneven, worldwide, outside, recovered)
+        return Namer(self, self.watch, tick.at).name(uneven, worldwide, outside, recovered)
 
-    def _until_ticks(
-        self, batch: EventBatch, received_at: int
-    ) -> Iterator[tuple[EventBatch, int | None]]:
-        """The batch cut after the rows at which a tick falls due, with the tick's time."""
+    def _clocked(self, batch: EventBatch, received_at: int) -> tuple[Bools, list[Tick]]:
+        """Move both clocks on by the batch: rows that are refused, and ticks that fall due.
+
+        Refused are predictions so old when they came that whether they came before is no longer
+        known.
+        """
+        before = self.row_clock.now
+        predictions = np.flatnonzero(batch.kind & PREDICTION)
+        times = batch.time[predictions]
+        readings = self.row_clock.readings(times, received_at)
+        refused = np.zeros(len(batch), np.bool_)
+        refused[predictions] = times < readings - self.join.horizon
         label_rows = np.flatnonzero(batch.kind & LABEL)
         due = self.clock.advance(batch.time[label_rows], received_at)
-        start = 0
-        for n_labels, tick_at in due:
-            stop = int(label_rows[n_labels - 1]) + 1
-            yield batch.take(np.arange(start, stop)), tick_at
-            start = stop
-        if start == 0:
-            yield batch, None
-        elif start < len(batch):
-            yield batch.take(np.arange(start, len(batch))), None
+        stops = label_rows[[n_labels - 1 for n_labels, _ in due]] + 1
+        seen = np.searchsorted(predictions, stops)
+        reached = np.concatenate([[before], readings])[seen]
+        after = stops - np.searchsorted(np.flatnonzero(refused), stops)
+        columns = zip(after.tolist(), due, reached.tolist(), strict=True)
+        return refused, [Tick(stop, at, rows_at) for stop, (_, at), rows_at in columns]
 
-    def _forgotten(self, part: EventBatch, received_at: int) -> Bools:
-        """Predictions so old when they came that whether they came before is no longer known."""
-        predictions = np.flatnonzero(part.kind & PREDICTION)
-        times = part.time[predictions]
-        now = self.row_clock.readings(times, received_at)
-        forgotten = np.zeros(len(part), np.bool_)
-        forgotten[predictions] = times < now - self.join.horizon
-        return forgotten
+    def _stretches(self, levels: Codes, ticks: list[Tick]) -> Iterator[tuple[int, int, list[Tick]]]:
+        """Rows from one place to another, and the ticks among them, counted from the first.
 
-    def _score(self, rows: Matched) -> Labelled:
-        """Losses of the labels that met their prediction."""
+        A stretch ends at the last tick before a row of a new cell: what a tick knows of is what
+        came before it.
+        """
+        stops = np.array([tick.after for tick in ticks], np.intp)
+        before = np.searchsorted(stops, self.slices.new_cells_at(levels), side="right")
+        start = first = 0
+        for last in [*np.unique(before[before > 0]).tolist(), None]:
+            due = ticks[first:last]
+            stop = len(levels) if last is None else due[-1].after
+            yield start, stop, [replace(tick, after=tick.after - start) for tick in due]
+            start, first = stop, last or 0
+
+    def _count(
+        self, part: EventBatch, cells: Indices, rows: Matched, ticks: list[Tick]
+    ) -> list[Finding]:
+        """Count the rows of a stretch in their order, and look where a tick falls due."""
+        findings: list[Finding] = []
+        labelled, at_row, adding = self._score(rows)
+        self.n_unscored += len(rows.labels) - len(labelled)
+        new = rows.predictions
+        hours, new_cells = part.time[new] // HOUR, cells[new]
+        ends = [*(tick.after for tick in ticks), len(part)]
+        row = label = n_described = 0
+        for tick, next_row, next_label in zip(
+            [*ticks, None],
+            np.searchsorted(new, ends).tolist(),
+            np.searchsorted(at_row, ends).tolist(),
+            strict=True,
+        ):
+            self.history.add_rows(hours[row:next_row], new_cells[row:next_row])
+            self.n_predictions += next_row - row
+            self._sum(labelled.between(label, next_label), adding[label:next_label])
+            row, label, was_learning = next_row, next_label, self.watch is None
+            if tick is not None:
+                findings += self.tick(tick)
+            if tick is None or (was_learning and self.watch is not None):
+                described = slice(n_described, row)
+                self.inputs.add(
+                    part, new[described], new_cells[described], self.slices.n_cells, was_learning
+                )
+                n_described = row
+        return findings
+
+    def _score(self, rows: Matched) -> tuple[Labelled, Indices, Indices]:
+        """Losses of the labels that met their prediction, the rows at which they did, and what
+        cells the labels themselves add: none, if no label says more than its prediction.
+        """
         loss, exposure = score(self.schema.loss, rows.outputs, rows.labels)
         fits = np.flatnonzero(~np.isnan(loss))
         weight = np.ones(fits.size)
@@ -160,15 +217,29 @@ class Monitor:
         published = loss[fits]
         if self.config.loss_scale is not None:
             published = np.minimum(published, self.config.loss_scale * exposure[fits])
-        return Labelled(
-            cell=self._labelled_cells(rows)[fits],
+        labelled = Labelled(
+            cell=rows.cell[fits],
             hour=rows.time[fits] // HOUR,
             cluster=rows.cluster[fits],
             weight=weight,
             loss=published,
-            capped=self._capped(published),
+            capped=published,  # until it is counted: the cap may change before
             exposure=exposure[fits],
         )
+        return labelled, rows.at_row[fits], self._adding(rows.label_cell[fits])
+
+    def _adding(self, label_cells: Indices) -> Indices:
+        levels = self.slices.levels[label_cells]
+        said = (levels != ABSENT).any(axis=1) & (label_cells != 0)  # 0: past the cap, not known
+        return np.where(said, label_cells, 0) if said.any() else label_cells[:0]
+
+    def _labelled_cells(self, cells: Indices, adding: Indices) -> Indices:
+        """The predictions' cells, with what their labels add."""
+        if not adding.any():
+            return cells
+        theirs = self.slices.levels[adding]
+        theirs[adding == 0] = ABSENT
+        return self.slices.cells_of(np.where(theirs > 0, theirs, self.slices.levels[cells]))
 
     def _capped(self, loss: Floats) -> Floats:
         """Losses as the detectors take them: at most the cap, in its units if they have none."""
@@ -176,22 +247,13 @@ class Monitor:
         capped: Floats = np.minimum(loss, self.cap) / unit
         return capped
 
-    def _labelled_cells(self, rows: Matched) -> npt.NDArray[np.intp]:
-        """The predictions' cells, with what their labels add."""
-        levels = self.slices.levels[rows.label_cell]
-        levels[rows.label_cell == 0] = ABSENT  # past the cap on cells: what it said is not known
-        if not levels.any():
-            return rows.cell
-        both = np.where(levels > 0, levels, self.slices.levels[rows.cell])
-        return self.slices.cells_of(both)
-
-    def _sum(
-        self, part: EventBatch, cells: npt.NDArray[np.intp], rows: Matched, labelled: Labelled
-    ) -> None:
-        new = rows.predictions
-        self.history.add_rows(part.time[new] // HOUR, cells[new])
-        self.inputs.add(part, new, cells[new], self.slices.n_cells, self.watch is None)
-        self.n_predictions += new.size
+    def _sum(self, labelled: Labelled, adding: Indices) -> None:
+        """Count labelled rows, in the cells that their labels add to."""
+        labelled = replace(
+            labelled,
+            cell=self._labelled_cells(labelled.cell, adding),
+            capped=self._capped(labelled.loss),
+        )
         self.history.add_labels(
             labelled.hour,
             labelled.cell,
@@ -201,12 +263,13 @@ class Monitor:
             labelled.exposure,
         )
         self.n_labels += len(labelled)
-        self.n_unscored += len(rows.labels) - len(labelled)
         on_time = labelled.hour >= self.closed_until
-        if on_time.any():
-            self._since_tick.append(labelled.take(np.flatnonzero(on_time)))
+        if not on_time.all():
+            labelled = labelled.take(np.flatnonzero(on_time))
+        if len(labelled):
+            self._since_tick.append(labelled)
 
-    def _ripe(self) -> tuple[Labelled, Labelled]:
+    def _ripe(self, tick: Tick) -> tuple[Labelled, Labelled]:
         """The rows that may be counted now, all or those of hours whose labels are in; the others.
 
         Where delay depends on the outcome, early labels are not like late ones; an hour is then
@@ -214,20 +277,20 @@ class Monitor:
         """
         rows = Labelled.concatenate(self._since_tick)
         if not isinstance(self.config.labels, Matured):
-            return rows, Labelled.concatenate([])
+            return rows, rows.between(0, 0)
         self.closed_until = max(
             self.closed_until,
-            (self.row_clock.now - seconds(self.config.labels.matured) * SECOND) // HOUR,
+            (tick.rows_at - seconds(self.config.labels.matured) * SECOND) // HOUR,
         )
         ripe = rows.hour < self.closed_until
         return rows.take(np.flatnonzero(ripe)), rows.take(np.flatnonzero(~ripe))
 
-    def _learn_reference(self, rows: Labelled) -> None:
+    def _learn_reference(self, rows: Labelled, tick: Tick) -> None:
         """Keep rows for the reference, and learn from them once there are enough."""
         if len(rows):
             self.reference.append(rows)
         n_labels = sum(len(part) for part in self.reference)
-        if n_labels < MIN_REFERENCE_LABELS or not self._reference_is_over(n_labels):
+        if n_labels < MIN_REFERENCE_LABELS or not self._reference_is_over(n_labels, tick.at):
             return
         reference = Labelled.concatenate(self.reference)
         stated = self.config.reference
@@ -236,18 +299,21 @@ class Monitor:
             inside = (reference.hour >= since // HOUR) & (reference.hour * HOUR < until)
             if inside.sum() >= MIN_REFERENCE_LABELS:
                 reference = reference.take(np.flatnonzero(inside))
-        self.start_watch(reference)
+        self.start_watch(reference, tick.rows_at)
 
-    def _reference_is_over(self, n_labels: int) -> bool:
+    def _reference_is_over(self, n_labels: int, at: int) -> bool:
         stated = self.config.reference
         if n_labels >= MAX_REFERENCE_LABELS:
             return True
         if isinstance(stated, ReferenceRows):
             return self.n_predictions >= stated.rows
-        return self.clock.now >= int(stated.until.timestamp()) * SECOND
+        return at >= int(stated.until.timestamp()) * SECOND
 
-    def start_watch(self, reference: Labelled) -> None:
-        """Take these labelled rows as what normal was, and watch from now on."""
+    def start_watch(self, reference: Labelled, rows_at: int) -> None:
+        """Take these labelled rows as what normal was, and watch from now on.
+
+        `rows_at` is how far the predictions have come.
+        """
         self.cap = max(float(np.quantile(reference.loss, CAP_QUANTILE)), 1e-12)
         if self.schema.loss not in SCALED_LOSSES:
             self.cap = max(self.cap, 1.0)
@@ -263,7 +329,7 @@ class Monitor:
             replace(rows, capped=self._capped(rows.loss)) for rows in self._since_tick
         ]
         self.reference = []
-        self.reference_until = self.row_clock.now
+        self.reference_until = rows_at
 
     def reconfigure(self, config: MonitorConfig) -> None:
         """Take up what may change while watching: tolerance, budget, horizon, shown rows."""
@@ -277,10 +343,11 @@ class Monitor:
         """Take a set of labelled predictions as the reference; give how many could be scored."""
         cells = self.slices.assign(batch)
         rows = Join(self.schema.loss, self.join.horizon).match(batch, cells)
-        labelled = self._score(rows)
+        labelled, _, adding = self._score(rows)
+        labelled = replace(labelled, cell=self._labelled_cells(labelled.cell, adding))
         self.inputs.add(batch, rows.predictions, cells[rows.predictions], self.slices.n_cells, True)
         if len(labelled) >= MIN_REFERENCE_LABELS:
-            self.start_watch(labelled)
+            self.start_watch(labelled, self.row_clock.now)
         return len(labelled)
 
     def save(self) -> dict[str, Any]:
@@ -340,13 +407,6 @@ class Monitor:
             monitor._n_ticks,
         ) = state["numbers"]
         return monitor
-
-
-def _spread(rows: Matched, refused: Bools) -> Counted:
-    """What was counted of the rows that were kept, over all rows."""
-    duplicate, late = np.zeros(refused.size, np.bool_), np.zeros(refused.size, np.bool_)
-    duplicate[~refused], late[~refused] = rows.duplicate, rows.late
-    return Counted(duplicate, late, refused)
 
 
 def _columns(rows: Labelled) -> list[Any]:

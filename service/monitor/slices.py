@@ -64,10 +64,24 @@ class Slices:
 
     def assign(self, batch: EventBatch) -> npt.NDArray[np.intp]:
         """The cell of each row, shape (n_rows,)."""
-        cells = self.cells_of(self.levels_of(batch))
+        return self.place(self.levels_of(batch))
+
+    def place(self, levels: Codes) -> npt.NDArray[np.intp]:
+        """The cell of each row by its value codes; rows that go to `other` are counted."""
+        cells = self.cells_of(levels)
         if self.dimensions:
             self.n_rows_other += int(np.count_nonzero(cells == 0))
         return cells
+
+    def new_cells_at(self, levels: Codes) -> npt.NDArray[np.intp]:
+        """The rows, in order, with which `place` would make a cell."""
+        keys = self._key(levels)
+        place = np.minimum(np.searchsorted(self._keys, keys), self._keys.size - 1)
+        unknown = np.flatnonzero(self._keys[place] != keys)
+        if not unknown.size:
+            return unknown
+        _, first = np.unique(keys[unknown], return_index=True)
+        return unknown[np.sort(first)[: MAX_CELLS - self.n_cells]]
 
     def levels_of(self, batch: EventBatch) -> Codes:
         """The value codes of each row, shape (n_rows, n_dimensions)."""

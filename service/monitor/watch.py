@@ -57,6 +57,8 @@ class Labelled:
     @classmethod
     def concatenate(cls, parts: list[Labelled]) -> Labelled:
         """One after another; of none, no rows."""
+        if len(parts) == 1:
+            return parts[0]
         names = zip(cls.__slots__, _LABELLED_DTYPES, strict=True)
         return cls(
             *(
@@ -68,6 +70,10 @@ class Labelled:
     def take(self, rows: Indices) -> Labelled:
         """The rows at these places."""
         return Labelled(*(getattr(self, name)[rows] for name in self.__slots__))
+
+    def between(self, start: int, stop: int) -> Labelled:
+        """The rows from `start` on and before `stop`, without a copy."""
+        return Labelled(*(getattr(self, name)[start:stop] for name in self.__slots__))
 
     def summary(self, n_cells: int) -> Summary:
         """Their sums per cell."""
@@ -90,6 +96,7 @@ class Watch:
         self.everyone_dispersion = 1.0
         self.scale = 1.0  # of the labels' weights, so that one of the reference's weighs 1
         self.calibration: Calibration | None = None  # None: hazards are the proven ones
+        self._cell_rates: Floats = np.empty(0)  # what `rates` say of each cell, while none is new
 
     @classmethod
     def fit(
@@ -171,10 +178,14 @@ class Watch:
 
     def outcomes(self, summary: Summary, slices: Slices) -> Outcomes:
         """What a tick's labels lost per slice, and what was due."""
-        sums = summary.sums * self.scale
-        expected = sums[:, EXPOSURE] * self.rates.predict(slices.levels)[: len(sums)]
-        membership = slices.membership()[:, : len(sums)]
-        return Outcomes(membership @ sums[:, CAPPED], membership @ expected)
+        capped, exposure = summary.sums[:, CAPPED], summary.sums[:, EXPOSURE]
+        if self._cell_rates.size != slices.n_cells:
+            self._cell_rates = self.rates.predict(slices.levels)
+        membership = slices.membership()
+        return Outcomes(
+            membership @ (capped * self.scale),
+            membership @ (exposure * self.scale * self._cell_rates),
+        )
 
     def detect(
         self, outcomes: Outcomes, orders: Indices, seconds: float
@@ -210,6 +221,8 @@ class Watch:
 
     def recovered(self, outcomes: Outcomes) -> Detections:
         """Slices with an open incident that are back, the common movement of others allowed for."""
+        if not self.recovery.midpoint.any():
+            return Detections.none()
         ratio = ratio_of(rest_of(outcomes))
         ratio[ROOT] = 1.0
         dispersion = self.disparity.own.dispersion.copy()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from service.engine import fold as fold_module
 from service.engine.fold import Fold, Receipt
 from service.engine.ports import BATCH, TICK, Entry
 from service.errors import Damaged
-from service.ingest.events import LABEL, PREDICTION, EventBatch, Rejected
+from service.ingest.events import LABEL, PREDICTION, Bools, Categories, EventBatch, Rejected
 from service.monitor.findings import State
 from service.monitor.history import HOUR as HISTORY_HOUR
 from tests.rows import (
@@ -70,13 +71,47 @@ def gist(transitions: list[Transition]) -> list[tuple[Any, ...]]:
     return [(t.type, t.alert.id, t.alert.slice, t.alert.onset, t.at) for t in transitions]
 
 
-def test_cuts_change_no_count_and_no_alert() -> None:
-    rows = BAD.rows()
+def opened_late(rows: EventBatch) -> EventBatch:
+    """The same rows, of which floor 3 has none in the first third: there are other wards then."""
+    floor = rows.attributes["floor"]
+    early = (floor.codes == floor.values.index("3")) & (np.arange(len(rows)) < len(rows) // 3)
+    return replace(rows, attributes={**rows.attributes, "floor": absent_at(floor, early)})
+
+
+def named_by_labels(rows: EventBatch) -> EventBatch:
+    """The same rows, whose floors the labellers alone were told of."""
+    known = zip(rows.ids, rows.attributes["floor"].tolist(), strict=True)
+    floor_of = {id_: floor for id_, floor in known if floor is not None}
+    floor = Categories.of([floor_of[id_] for id_ in rows.ids])
+    is_prediction = rows.kind == PREDICTION
+    return replace(rows, attributes={**rows.attributes, "floor": absent_at(floor, is_prediction)})
+
+
+def absent_at(column: Categories, rows: Bools) -> Categories:
+    return Categories(np.where(rows, -1, column.codes).astype(np.int32), column.values)
+
+
+LABELLERS_FLOORS = {"dimensions": ["accent", "floor"], "publish_min_rows": 0}
+A_WINDOW = {"reference": {"from": "2026-03-02T00:00:00Z", "until": "2026-03-02T12:00:00Z"}}
+
+
+@pytest.mark.parametrize(
+    ("config", "rows"),
+    [
+        (SHORT, BAD.rows()),
+        (SHORT | {"labels": {"matured": "4h"}}, BAD.rows()),
+        (A_WINDOW, BAD.rows()),
+        (SHORT | {"order": 1}, opened_late(BAD.rows())),
+        (SHORT | LABELLERS_FLOORS, named_by_labels(BAD.rows())),
+    ],
+    ids=["rows", "matured labels", "a window", "a slice that opens late", "labels that name it"],
+)
+def test_cuts_change_no_count_and_no_alert(config: dict[str, Any], rows: EventBatch) -> None:
     seen = []
-    for size in (1, 37, 5_000):
-        fold = a_fold()
+    for size in (1 if config == SHORT else 11, 37, 5_000):
+        fold = a_fold(config)
         found = fold_in(fold, rows, size)
-        seen.append((counts(fold), gist(found), fold.tenants["acme"].accounts))
+        seen.append((counts(fold), found, fold.tenants["acme"].accounts))
     assert seen[0] == seen[1] == seen[2]
     assert fired(found)[0].slice == (("floor", "3"),)
 
