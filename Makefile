@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 SYNCED := $(VENV)/.synced
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check format bench bench-detectors
+.PHONY: help venv demo test check format bench bench-client bench-detectors
 .DELETE_ON_ERROR:
 
 help: ## say what there is
@@ -39,6 +39,9 @@ format: $(SYNCED) ## write the formatting, and the README's file list, that chec
 
 bench: $(SYNCED) ## events per CPU-second, with peers beside it; PROFILE=1 says where the time goes
 	$(BIN)/python tests/benchmarks/bench_walk.py $(if $(PROFILE),--profile)
+
+bench-client: $(SYNCED) ## what the client costs its program, through a minute of outage
+	$(BIN)/python -m tests.benchmarks.bench_client
 
 bench-detectors: $(SYNCED) ## false alarms and delays beside river's; FULL=1 writes detectors/BENCH.md
 	$(BIN)/python -m tests.benchmarks.bench_detectors $(if $(FULL),--full)

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
+import logging
+import os
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from service.client import Client, Counts
+from service.client import Client, Counts, LogHandler, is_sampled
 
 
 @dataclass
@@ -114,7 +118,7 @@ def test_rows_arrive_in_the_contracts_form() -> None:
                 "kind": "label",
                 "id": "p1",
                 "model": "m",
-                "time": datetime.fromtimestamp(1_700_000_000.5, UTC).isoformat(),
+                "time": 1_700_000_000.5,
                 "errors": 1,
                 "total": 4,
                 "inclusion_probability": 0.5,
@@ -251,3 +255,146 @@ def test_the_key_is_not_in_the_repr() -> None:
     client = Client("http://127.0.0.1:1", "sw_k_secret")
     assert "secret" not in repr(client)
     client.close()
+
+
+def spooling(url: str, directory: Path, **settings: Any) -> Client:
+    return client_of(url, spool_directory=directory, **settings)
+
+
+def nobody() -> str:
+    """A URL that no one listens at."""
+    with serving() as service:
+        return service.url
+
+
+def test_what_waits_in_the_spool_is_sent_by_the_next_client(tmp_path: Path) -> None:
+    with spooling(nobody(), tmp_path, batch_rows=10) as first:
+        for i in range(25):
+            first.predict(f"p{i}", output=1)
+        first.close(timeout_seconds=0.1)
+    assert first.counts == Counts(taken=25)
+    assert first.counts.waiting == 25
+    with serving() as service, spooling(service.url, tmp_path) as second:
+        assert second.flush()
+        assert [row["id"] for row in service.rows] == [f"p{i}" for i in range(25)]
+        assert second.counts == Counts(taken=25, accepted=25)
+    assert list(tmp_path.rglob("*.gz")) == []
+
+
+def test_a_killed_program_loses_at_most_what_lingered(tmp_path: Path) -> None:
+    program = (
+        "import os, signal, time\n"
+        "from pathlib import Path\n"
+        "from service.client import Client\n"
+        f"client = Client({nobody()!r}, 'sw_k_s', model='m', batch_rows=100,\n"
+        f"                linger_seconds=60, spool_directory={str(tmp_path)!r})\n"
+        "for i in range(1050): client.predict(f'p{i}', output=i)\n"
+        f"spool = Path({str(tmp_path)!r})\n"
+        "while len(list(spool.rglob('*.gz'))) < 10: time.sleep(0.01)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", program], check=False, timeout=30)
+    assert killed.returncode == -9
+    with serving() as service, spooling(service.url, tmp_path) as client:
+        assert client.flush()
+        assert {row["id"] for row in service.rows} == {f"p{i}" for i in range(1000)}
+        assert client.counts == Counts(taken=1000, accepted=1000)
+
+
+def test_a_batch_keeps_its_key_from_one_program_to_the_next(tmp_path: Path) -> None:
+    with serving(*[(503, {})] * 1000) as service:
+        with spooling(service.url, tmp_path) as first:
+            first.predict("p1", output=1)
+            first.close(timeout_seconds=0.2)
+        service.script.clear()
+        with spooling(service.url, tmp_path) as second:
+            assert second.flush()
+        assert len(service.requests) > 1
+        assert len({headers["Idempotency-Key"] for headers, _ in service.requests}) == 1
+
+
+def test_a_full_spool_drops_the_newest_and_counts_them(tmp_path: Path) -> None:
+    down = nobody()
+    with spooling(down, tmp_path, batch_rows=10, max_spooled_bytes=400) as client:
+        for i in range(200):
+            client.predict(f"p{i}", output=1)
+        client.close(timeout_seconds=0.3)
+    counts = client.counts
+    assert 0 < counts.waiting < 200
+    assert counts.dropped == 200 - counts.waiting
+    assert sum(file.stat().st_size for file in tmp_path.rglob("*.gz")) <= 400
+    with serving() as service, spooling(service.url, tmp_path) as second:
+        assert second.flush()
+        assert [row["id"] for row in service.rows] == [f"p{i}" for i in range(counts.waiting)]
+
+
+def test_clients_of_one_directory_leave_each_others_batches_alone(tmp_path: Path) -> None:
+    with spooling(nobody(), tmp_path) as busy:
+        busy.predict("p1", output=1)
+        busy.flush(timeout_seconds=0.1)
+        with serving() as service, spooling(service.url, tmp_path) as other:
+            other.predict("p2", output=1)
+            assert other.flush()
+            assert [row["id"] for row in service.rows] == ["p2"]
+        busy.close(timeout_seconds=0.1)
+    assert busy.counts.waiting == 1
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_child_sends_its_own_rows_and_not_its_parents(tmp_path: Path) -> None:
+    with serving() as service:
+        service.gate.clear()
+        with spooling(service.url, tmp_path) as client:
+            client.predict("parent", output=1)
+            child = os.fork()
+            if child == 0:  # in the child nothing may escape, or pytest would go on twice
+                status = 1
+                with contextlib.suppress(BaseException):
+                    client.predict("child", output=1)
+                    status = 0 if client.counts.taken == 1 and client.flush(10) else 1
+                os._exit(status)
+            service.gate.set()
+            assert os.waitpid(child, 0)[1] == 0
+            assert client.flush()
+            assert client.counts == Counts(taken=1, accepted=1)
+        assert sorted(row["id"] for row in service.rows) == ["child", "parent"]
+
+
+def test_sampling_is_the_same_everywhere_and_as_often_as_said() -> None:
+    ids = [f"utt-{i}" for i in range(20_000)]
+    chosen = {id for id in ids if is_sampled(id, 0.05)}
+    assert chosen == {id for id in ids if is_sampled(id, 0.05)}
+    assert chosen <= {id for id in ids if is_sampled(id, 0.2)}
+    # 20,000 draws at .05 have a standard deviation of 31; five of them
+    assert abs(len(chosen) - 1_000) < 155
+    assert abs(len(chosen & {id for id in ids if is_sampled(id, 0.05, "anew")}) - 50) < 36
+    assert not is_sampled("utt-1", 0.0)
+    assert is_sampled("utt-1", 1.0)
+
+
+def test_log_records_carry_rows() -> None:
+    log = logging.getLogger("a model")
+    log.setLevel(logging.INFO)
+    with serving() as service:
+        with client_of(service.url) as client:
+            handler = LogHandler(client)
+            log.addHandler(handler)
+            log.info("done", extra={"prediction": {"id": "p1", "output": "a"}})
+            log.info("labelled", extra={"label": {"id": "p1", "truth": "a"}})
+            log.info("nothing to send")
+            assert client.flush()
+            log.removeHandler(handler)
+        assert [(row["kind"], row["id"]) for row in service.rows] == [
+            ("prediction", "p1"),
+            ("label", "p1"),
+        ]
+
+
+def test_a_log_record_with_an_argument_that_there_is_not_does_not_raise(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with serving() as service, client_of(service.url) as client:
+        record = logging.makeLogRecord({"prediction": {"id": "p1", "ouput": 1}})
+        LogHandler(client).handle(record)
+        assert client.counts == Counts()
+    assert "ouput" in capsys.readouterr().err
