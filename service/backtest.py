@@ -18,7 +18,8 @@ from service.alerts.public import public_alert
 from service.clock import Clock
 from service.engine.fold import Fold
 from service.engine.ports import BATCH, CONFIGURE, Entry
-from service.ingest.events import LABEL, PREDICTION, EventBatch, Rejected, to_frame
+from service.ingest.events import LABEL, PREDICTION, EventBatch, Rejected
+from service.ingest.frame import to_frame
 from service.monitor.config import NamedMonitor
 from service.replay import Source
 

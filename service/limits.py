@@ -18,6 +18,7 @@ class Overflow(StrEnum):
 
     REFUSE = "refuse"  # the request gets 413, 422, 429 or 503; nothing of it is kept
     FORGET_OLDEST = "forget_oldest"  # the newest are kept
+    RELEASE_OLDEST = "release_oldest"  # the oldest waits no longer and goes on as it is
     MERGE = "merge"  # into one that stands for the rest: slice="other"
 
 
@@ -33,6 +34,9 @@ class Cap:
 
 REJECTED_ROWS: Final = Cap("rejected_rows", 10_000, "rows a tenant", Overflow.FORGET_OLDEST)
 QUESTIONS: Final = Cap("questions", 256, "queries of live state waiting", Overflow.REFUSE)
+HALVES: Final = Cap(
+    "halves", 10_000, "requests and responses of a model that wait", Overflow.RELEASE_OLDEST
+)
 GROUP_BATCHES: Final = 64  # of one commit; no cap: what is over waits for the next
 
 
@@ -46,5 +50,6 @@ def caps(settings: Settings) -> tuple[Cap, ...]:
         Cap("queue_bytes", settings.queue_bytes, "bytes waiting", Overflow.REFUSE),
         QUESTIONS,
         REJECTED_ROWS,
+        HALVES,
         Cap("slice_series", settings.max_slice_series, "series a model", Overflow.MERGE),
     )

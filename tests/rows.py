@@ -25,8 +25,8 @@ from service.ingest.events import (
     Floats,
     Rejected,
     Value,
-    to_frame,
 )
+from service.ingest.frame import to_frame
 
 SECOND: Final = 1_000_000
 HOUR: Final = 3600 * SECOND

@@ -16,7 +16,8 @@ from service.alerts.ledger import Ledger
 from service.engine.ports import BATCH, CONFIGURE, REFERENCE, TICK, Entry
 from service.engine.state_bytes import from_bytes, to_bytes
 from service.errors import Damaged
-from service.ingest.events import PREDICTION, EventBatch, FrameError, Rejected, from_frame
+from service.ingest.events import PREDICTION, EventBatch, Rejected
+from service.ingest.frame import FrameError, from_frame
 from service.monitor.config import MonitorConfig
 from service.monitor.model import Model
 

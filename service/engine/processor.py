@@ -19,7 +19,7 @@ from service.clock import Clock
 from service.engine.fold import Applied, Fold, Receipt
 from service.engine.ports import BATCH, TICK, Entry, EventLog, Offset, Snapshot, StateStore
 from service.errors import Conflict, InvalidRequest, TryLater
-from service.ingest.events import FrameError, from_frame
+from service.ingest.frame import FrameError, from_frame
 from service.metrics import Metrics, SliceView
 from service.settings import Settings
 

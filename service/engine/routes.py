@@ -14,7 +14,8 @@ from service.engine.fold import Fold
 from service.engine.ports import CONFIGURE, REFERENCE, Entry
 from service.engine.views import SliceQuery, model_json, slices_json
 from service.errors import InvalidRequest, NotFound
-from service.ingest.events import NAME, to_frame
+from service.ingest.events import NAME
+from service.ingest.frame import to_frame
 from service.ingest.routes import decoded_body
 from service.keys import Key
 from service.monitor.config import MonitorConfig

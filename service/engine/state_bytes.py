@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from service.errors import Damaged
-from service.ingest.events import FrameError, pack_array, unpack_array
+from service.ingest.frame import FrameError, pack_array, unpack_array
 
 _ARRAY: Final = 1  # MessagePack extension code of an array
 

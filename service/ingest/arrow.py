@@ -21,6 +21,8 @@ from service.errors import InvalidRequest
 from service.ingest.columns import clean_feature, is_empty, label_text, well_formed_field
 from service.ingest.events import Bools, Categories, EventBatch, Floats, Ints, Value, Vectors
 from service.ingest.rules import (
+    ATTRIBUTE,
+    FEATURE,
     MAX_ATTRIBUTE_CHARS,
     MAX_ATTRIBUTES,
     MAX_FEATURES,
@@ -30,8 +32,6 @@ from service.ingest.rules import (
     kinds,
 )
 
-ATTRIBUTE: Final = "attributes."
-FEATURE: Final = "features."
 NUMBERS: Final = ("confidence", "loss", "errors", "total", "inclusion_probability")
 TEXTS: Final = ("id", "kind", "model", "version", "cluster", "stratum")
 FIELDS: Final = frozenset({*TEXTS, *NUMBERS, "time", "label_time", "output", "truth"})

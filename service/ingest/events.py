@@ -1,7 +1,7 @@
-"""EventBatch: the rows of one request as columns, and the frame that the journal stores.
+"""EventBatch: the rows of one request as columns.
 
 One codec for every door: a decoder (JSON, Arrow, OTLP, a file) makes an `EventBatch`, the journal
-keeps its frame, and everything behind the journal reads columns. `Categories` hold text: a code a
+keeps its frame (`service.ingest.frame`), and everything behind the journal reads columns. `Categories` hold text: a code a
 row and each distinct value once, which is small for an attribute and no worse than a list for a
 transcript.
 """
@@ -10,9 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Final
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import xxhash
@@ -25,11 +24,12 @@ Hashes = npt.NDArray[np.uint64]
 
 PREDICTION: Final = 1  # bits of EventBatch.kind; a row with its truth inside carries both
 LABEL: Final = 2
+INPUT: Final = 4  # of a prediction that comes in two rows: what went in, without PREDICTION
+OUTPUT: Final = 8  # and what came out
 
 NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}$"  # of models and versions
 FIELD_NAME: Final = r"^[A-Za-z_][A-Za-z0-9_.:/-]{0,63}$"  # of dimensions and features
 
-FRAME_VERSION: Final = 1
 _FEW_VALUES: Final = 64  # sharing so many values costs less than finding out which are used
 
 
@@ -141,6 +141,15 @@ class Value:
         if self.vector is not None:
             there |= np.diff(self.vector.offsets) > 0
         return there
+
+    @staticmethod
+    def concatenate(columns: Sequence[Value], sizes: Sequence[int]) -> Value:
+        """One column of so many rows after another."""
+        return Value(
+            _concatenate_numbers([column.number for column in columns], sizes),
+            _concatenate_texts([column.text for column in columns], sizes),
+            _concatenate_vectors([column.vector for column in columns], sizes),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,44 +277,13 @@ class EventBatch:
         sizes = [len(batch) for batch in batches]
 
         def floats(name: str) -> Floats | None:
-            columns = [getattr(batch, name) for batch in batches]
-            if all(column is None for column in columns):
-                return None
-            return np.concatenate(
-                [
-                    np.full(n, np.nan) if column is None else column
-                    for n, column in zip(sizes, columns, strict=True)
-                ]
-            )
+            return _concatenate_numbers([getattr(batch, name) for batch in batches], sizes)
 
         def texts(columns: Sequence[Categories | None]) -> Categories:
-            return Categories.concatenate(
-                [
-                    Categories.absent(n) if column is None else column
-                    for n, column in zip(sizes, columns, strict=True)
-                ]
-            )
-
-        def optional_texts(columns: Sequence[Categories | None]) -> Categories | None:
-            return None if all(column is None for column in columns) else texts(columns)
+            return _concatenate_texts(columns, sizes) or Categories.absent(sum(sizes))
 
         def values(columns: Sequence[Value]) -> Value:
-            numbers = [column.number for column in columns]
-            vectors = [column.vector for column in columns]
-            return Value(
-                None
-                if all(number is None for number in numbers)
-                else np.concatenate(
-                    [
-                        np.full(n, np.nan) if number is None else number
-                        for n, number in zip(sizes, numbers, strict=True)
-                    ]
-                ),
-                optional_texts([column.text for column in columns]),
-                None
-                if all(vector is None for vector in vectors)
-                else _concatenate_vectors(vectors, sizes),
-            )
+            return Value.concatenate(columns, sizes)
 
         attributes = dict.fromkeys(name for batch in batches for name in batch.attributes)
         features = dict.fromkeys(name for batch in batches for name in batch.features)
@@ -325,8 +303,8 @@ class EventBatch:
             },
             output=values([batch.output for batch in batches]),
             truth=values([batch.truth for batch in batches]),
-            cluster=optional_texts([batch.cluster for batch in batches]),
-            stratum=optional_texts([batch.stratum for batch in batches]),
+            cluster=_concatenate_texts([batch.cluster for batch in batches], sizes),
+            stratum=_concatenate_texts([batch.stratum for batch in batches], sizes),
             confidence=floats("confidence"),
             loss=floats("loss"),
             errors=floats("errors"),
@@ -344,7 +322,33 @@ NO_ROWS: Final = EventBatch(
 )
 
 
-def _concatenate_vectors(columns: Sequence[Vectors | None], sizes: Sequence[int]) -> Vectors:
+def _concatenate_numbers(columns: Sequence[Floats | None], sizes: Sequence[int]) -> Floats | None:
+    if all(column is None for column in columns):
+        return None
+    return np.concatenate(
+        [
+            np.full(n, np.nan) if column is None else column
+            for n, column in zip(sizes, columns, strict=True)
+        ]
+    )
+
+
+def _concatenate_texts(
+    columns: Sequence[Categories | None], sizes: Sequence[int]
+) -> Categories | None:
+    if all(column is None for column in columns):
+        return None
+    return Categories.concatenate(
+        [
+            Categories.absent(n) if column is None else column
+            for n, column in zip(sizes, columns, strict=True)
+        ]
+    )
+
+
+def _concatenate_vectors(columns: Sequence[Vectors | None], sizes: Sequence[int]) -> Vectors | None:
+    if all(column is None for column in columns):
+        return None
     lengths = np.concatenate(
         [
             np.zeros(n, np.int64) if column is None else np.diff(column.offsets)
@@ -353,130 +357,3 @@ def _concatenate_vectors(columns: Sequence[Vectors | None], sizes: Sequence[int]
     )
     values = [column.values for column in columns if column is not None]
     return Vectors(np.concatenate(([0], np.cumsum(lengths))), np.concatenate(values))
-
-
-# The frame: a MessagePack map of columns, each array as (dtype, bytes). No pickle; a reader of
-# version v reads v and v - 1.
-
-_encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder()
-
-
-class FrameError(ValueError):
-    """A stored frame can't be read: it is damaged, or of a version from the future."""
-
-
-def pack_array(array: npt.NDArray[Any]) -> list[Any]:
-    """An array as a list that MessagePack can hold: dtype, shape, bytes."""
-    return [array.dtype.str, list(array.shape), np.ascontiguousarray(array).tobytes()]
-
-
-def unpack_array(packed: list[Any]) -> npt.NDArray[Any]:
-    """The array that `pack_array` packed, read-only."""
-    dtype, shape, data = packed
-    if dtype not in _DTYPES:
-        raise FrameError(f"dtype not among {sorted(_DTYPES)}")
-    array = np.frombuffer(data, np.dtype(dtype))
-    return array.reshape(shape)
-
-
-_DTYPES: Final = frozenset({"<f8", "<f4", "<i8", "<i4", "<i2", "|i1", "|u1", "<u8", "<u4", "|b1"})
-
-
-def _pack_text(column: Categories | None) -> list[Any] | None:
-    if column is None:
-        return None
-    return [pack_array(column.codes), column.values]
-
-
-def _unpack_text(packed: list[Any] | None) -> Categories | None:
-    return None if packed is None else Categories(unpack_array(packed[0]), packed[1])
-
-
-def _pack_floats(column: Floats | None) -> list[Any] | None:
-    return None if column is None else pack_array(column)
-
-
-def _unpack_floats(packed: list[Any] | None) -> Floats | None:
-    return None if packed is None else unpack_array(packed)
-
-
-def _pack_value(value: Value) -> list[Any]:
-    vector = value.vector
-    return [
-        _pack_floats(value.number),
-        _pack_text(value.text),
-        None if vector is None else [pack_array(vector.offsets), pack_array(vector.values)],
-    ]
-
-
-def _unpack_value(packed: list[Any]) -> Value:
-    number, text, vector = packed
-    return Value(
-        _unpack_floats(number),
-        _unpack_text(text),
-        None if vector is None else Vectors(unpack_array(vector[0]), unpack_array(vector[1])),
-    )
-
-
-_FLOAT_COLUMNS: Final = ("confidence", "loss", "errors", "total", "inclusion_probability")
-
-
-def to_frame(batch: EventBatch, rejected: Sequence[Rejected] = ()) -> bytes:
-    """The bytes that the journal stores for one request: its rows, and what was refused of it."""
-    return _encoder.encode(
-        {
-            "frame": FRAME_VERSION,
-            "ids": batch.ids,
-            "kind": pack_array(batch.kind),
-            "time": pack_array(batch.time),
-            "model": _pack_text(batch.model),
-            "version": _pack_text(batch.version),
-            "attributes": {name: _pack_text(c) for name, c in batch.attributes.items()},
-            "features": {name: _pack_value(v) for name, v in batch.features.items()},
-            "output": _pack_value(batch.output),
-            "truth": _pack_value(batch.truth),
-            "cluster": _pack_text(batch.cluster),
-            "stratum": _pack_text(batch.stratum),
-            **{name: _pack_floats(getattr(batch, name)) for name in _FLOAT_COLUMNS},
-            "positions": None if batch.positions is None else pack_array(batch.positions),
-            "rejected": [[r.index, r.id, r.reason, r.model] for r in rejected],
-        }
-    )
-
-
-def from_frame(frame: bytes) -> tuple[EventBatch, list[Rejected]]:
-    """The rows and the refusals that `to_frame` stored.
-
-    Raises FrameError where the bytes are not such a frame.
-    """
-    try:
-        columns = _decoder.decode(frame)
-        if columns["frame"] != FRAME_VERSION:
-            raise FrameError(f"frame version {columns['frame']} is not {FRAME_VERSION}")
-        model, version = _unpack_text(columns["model"]), _unpack_text(columns["version"])
-        if model is None or version is None:
-            raise FrameError("frame without a model column")
-        positions = columns["positions"]
-        batch = EventBatch(
-            ids=columns["ids"],
-            kind=unpack_array(columns["kind"]),
-            time=unpack_array(columns["time"]),
-            model=model,
-            version=version,
-            attributes={
-                n: Categories(unpack_array(c[0]), c[1]) for n, c in columns["attributes"].items()
-            },
-            features={n: _unpack_value(v) for n, v in columns["features"].items()},
-            output=_unpack_value(columns["output"]),
-            truth=_unpack_value(columns["truth"]),
-            cluster=_unpack_text(columns["cluster"]),
-            stratum=_unpack_text(columns["stratum"]),
-            **{name: _unpack_floats(columns[name]) for name in _FLOAT_COLUMNS},
-            positions=None if positions is None else unpack_array(positions),
-        )
-        return batch, [Rejected(*row) for row in columns["rejected"]]
-    except (msgspec.DecodeError, KeyError, TypeError, ValueError, IndexError) as error:
-        if isinstance(error, FrameError):
-            raise
-        raise FrameError(f"not a frame: {type(error).__name__}") from error

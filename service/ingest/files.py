@@ -29,13 +29,12 @@ import pyarrow.parquet as pq
 
 from service.errors import InvalidRequest
 from service.ingest.arrow import (
-    ATTRIBUTE,
-    FEATURE,
     NO_TIME,
     NUMBERS,
     columns_to_batch,
     is_field,
 )
+from service.ingest.documents import nested
 from service.ingest.events import (
     LABEL,
     PREDICTION,
@@ -48,7 +47,7 @@ from service.ingest.events import (
     Value,
 )
 from service.ingest.json_rows import ROW_ERRORS, Instant, Row, instants, refusal, rows_to_batch
-from service.ingest.rules import admit
+from service.ingest.rules import ATTRIBUTE, FEATURE, admit
 
 CHUNK_ROWS: Final = 5_000
 _LINES_AT_ONCE: Final = 20_000
@@ -339,19 +338,5 @@ def _row(line: bytes, mapping: Mapping[str, str], default_model: str | None) -> 
     if not mapping and default_model is None:
         if b'"attributes.' not in line and b'"features.' not in line:
             return _FILE_ROW.decode(line)
-    fields = msgspec.json.decode(line, type=dict[str, Any])
-    taken = set(mapping.values())
-    row: dict[str, Any] = {"attributes": {}, "features": {}, "model": default_model}
-    for name, value in fields.items():
-        if value is None or (name in taken and name not in mapping):
-            continue
-        field = mapping.get(name, name)
-        group, dot, key = field.partition(".")
-        if dot and field.startswith((ATTRIBUTE, FEATURE)):
-            row[group][key] = value
-        elif field in ("attributes", "features") and isinstance(value, dict):
-            row[field] = {**value, **row[field]}
-        else:
-            row[field] = value
-    present = {name: value for name, value in row.items() if value not in (None, {})}
-    return _FILE_ROW.decode(msgspec.json.encode(present))  # the one that says what a value may be
+    fields = nested(msgspec.json.decode(line, type=dict[str, Any]), mapping, default_model)
+    return _FILE_ROW.decode(msgspec.json.encode(fields))  # the one that says what a value may be

@@ -107,6 +107,8 @@ _ROWS: Final = msgspec.json.Decoder(list[Row])
 _ENVELOPE: Final = msgspec.json.Decoder(_Envelope)
 _NAMES: Final = msgspec.json.Decoder(_Name)
 
+NO_ROW_ACCEPTED: Final = "no row of the body could be accepted"
+
 _BOM: Final = b"\xef\xbb\xbf"
 _OPENS_ENVELOPE: Final = re.compile(rb'[ \t\r\n]*\{[ \t\r\n]*"events"[ \t\r\n]*:')
 _OPENS_ARRAY: Final = re.compile(rb"[ \t\r\n]*\[")
@@ -148,7 +150,7 @@ def decode_json(body: bytes, received_at: int, max_rows: int) -> tuple[EventBatc
     if undecoded:
         rejected = sorted(rejected + undecoded, key=lambda row: row.index)
     if not len(batch):
-        raise NothingDecoded("no row of the body could be accepted", rejected)
+        raise NothingDecoded(NO_ROW_ACCEPTED, rejected)
     return batch, rejected
 
 

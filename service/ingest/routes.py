@@ -16,7 +16,8 @@ from sqlalchemy import and_, or_, select
 from service.auth import Scope, Tenant, requires
 from service.clock import to_rfc3339
 from service.errors import InvalidRequest, NothingDecoded, TooLarge, UnsupportedMedia
-from service.ingest.events import NAME, NO_ROWS, EventBatch, Rejected, to_frame
+from service.ingest.events import NAME, NO_ROWS, EventBatch, Rejected
+from service.ingest.frame import to_frame
 from service.ingest.inflate import inflate
 from service.ingest.json_rows import Row, decode_json
 from service.pages import DEFAULT_LIMIT, MAX_LIMIT

@@ -26,6 +26,8 @@ from service.ingest.events import (
     Rejected,
 )
 
+ATTRIBUTE: Final = "attributes."  # how names begin in the flat form: attributes.floor
+FEATURE: Final = "features."
 MAX_ID_CHARS: Final = 200
 MAX_ATTRIBUTE_CHARS: Final = 64  # longer ones are cut
 MAX_FEATURE_CHARS: Final = 128  # longer ones are cut

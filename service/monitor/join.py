@@ -23,10 +23,9 @@ from service.ingest.events import (
     EventBatch,
     Hashes,
     Ints,
-    from_frame,
     hash_ids,
-    to_frame,
 )
+from service.ingest.frame import from_frame, to_frame
 from service.monitor.config import LossName
 from service.monitor.id_table import IdTable
 from service.monitor.losses import NO_KEYS, NO_NUMBERS, Outputs, outputs_of

@@ -10,14 +10,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from service.ingest.events import (
-    LABEL,
-    PREDICTION,
-    EventBatch,
-    from_frame,
-    hash_ids,
-    to_frame,
-)
+from service.ingest.events import LABEL, PREDICTION, EventBatch, hash_ids
+from service.ingest.frame import from_frame, to_frame
 from service.monitor.config import MonitorConfig, ReferenceRows
 from service.monitor.findings import Finding
 from service.monitor.learn import LEARN_ROWS, learn

@@ -20,7 +20,7 @@ from service.engine.fold import Fold
 from service.engine.journal import SqlEventLog
 from service.engine.ports import BATCH
 from service.engine.state_store import SqlStateStore
-from service.ingest.events import from_frame
+from service.ingest.frame import from_frame
 from service.notify.outbox import enqueue
 from service.tables import alerts, deliveries, transitions
 from tests.server import Server, ended, retried

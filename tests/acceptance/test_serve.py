@@ -11,7 +11,7 @@ import httpx2
 from service.database import Database
 from service.engine.journal import SqlEventLog
 from service.engine.ports import BATCH
-from service.ingest.events import from_frame
+from service.ingest.frame import from_frame
 from tests.server import START_WITHIN_SECONDS, Server, ended
 
 

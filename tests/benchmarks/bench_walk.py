@@ -252,7 +252,7 @@ def profile() -> None:
     from service.engine.fold import Fold
     from service.engine.journal import SqlEventLog
     from service.engine.ports import BATCH, Entry
-    from service.ingest.events import to_frame
+    from service.ingest.frame import to_frame
     from service.ingest.json_rows import decode_json
 
     stages = dict.fromkeys(("decode", "frame", "append", "fold"), 0.0)

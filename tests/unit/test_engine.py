@@ -25,7 +25,8 @@ from service.engine.ports import BATCH, CONFIGURE, TICK, Entry, Snapshot
 from service.engine.processor import Processor
 from service.engine.state_store import SqlStateStore
 from service.errors import Conflict, InvalidRequest, TryLater
-from service.ingest.events import PREDICTION, Categories, EventBatch, Rejected, from_frame, to_frame
+from service.ingest.events import PREDICTION, Categories, EventBatch, Rejected
+from service.ingest.frame import from_frame, to_frame
 from service.metrics import Metrics, SliceView
 from service.settings import Settings
 from service.tables import journal, snapshots, transitions

@@ -17,14 +17,12 @@ from hypothesis import strategies as st
 from service.ingest.events import (
     Categories,
     EventBatch,
-    FrameError,
     Rejected,
     Value,
     Vectors,
-    from_frame,
     hash_ids,
-    to_frame,
 )
+from service.ingest.frame import FrameError, from_frame, to_frame
 from service.ingest.json_rows import decode_json, to_json_rows
 
 NOW = 1_795_341_600_000_000
