@@ -36,6 +36,7 @@ from service.engine.processor import Processor
 from service.engine.state_store import SqlStateStore
 from service.engine.views import slice_views
 from service.errors import Conflict, TryLater, Unauthorized
+from service.ingest import foreign_routes as foreign
 from service.ingest import routes as ingest
 from service.keys import Keys
 from service.limits import caps
@@ -122,6 +123,8 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
     )
     for part in (ingest, models, alerts, notify):
         app.include_router(part.router)
+    app.include_router(foreign.otlp)
+    app.include_router(foreign.cloudevents)
     app.include_router(router)
     problems.install(app, metrics)
     return app

@@ -19,6 +19,8 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from service.ingest.rules import is_field
+
 MINUTE: Final = 60
 HOUR: Final = 60 * MINUTE
 DAY: Final = 24 * HOUR
@@ -55,6 +57,9 @@ class Settings(BaseSettings):
     max_rows_per_request: Nat = 100_000
     queue_batches: Nat = 256  # accepted from the wire and not yet on storage
     queue_bytes: Nat = 256 * MIB
+    # Log records of others at /v1/logs: {event name: {attribute: field of the contract}}; JSON in
+    # the environment, tables in the file.
+    otlp_events: dict[str, dict[str, str]] = Field(default_factory=dict)
 
     # How long it is kept, what is no longer needed to go on. Room is made a piece at a time.
     journal_retention_seconds: int = Field(default=DAY, ge=0)  # kept though snapshots contain it
@@ -121,6 +126,14 @@ class Settings(BaseSettings):
     def _schedule(cls, value: tuple[float, ...]) -> tuple[float, ...]:
         if not value or any(not 0 <= delay <= 7 * DAY for delay in value):
             raise ValueError("must be one or more delays between 0 and 604800")
+        return value
+
+    @field_validator("otlp_events")
+    @classmethod
+    def _fields(cls, value: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
+        for mapping in value.values():
+            if not all(map(is_field, mapping.values())):
+                raise ValueError("each attribute must be mapped to a field of the flat form")
         return value
 
     @field_validator("database_url")

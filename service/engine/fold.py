@@ -44,6 +44,7 @@ class Applied:
 
     receipt: Receipt | None = None  # of a batch
     transitions: Sequence[Transition] = field(default_factory=tuple)
+    n_halves_overflowed: int = 0  # went on alone to make room for others
 
 
 @dataclass(slots=True)
@@ -90,7 +91,7 @@ class Fold:
         """
         if entry.codec == TICK:
             self.wall_clock = int.from_bytes(entry.body, "big")
-            return Applied()
+            return Applied(transitions=self._release_halves())
         tenant = self.tenants.setdefault(entry.tenant, Tenant())
         if entry.codec == BATCH:
             return self._absorb(tenant, entry)
@@ -100,6 +101,16 @@ class Fold:
             return self._upload_reference(tenant, entry)
         raise Damaged(f"entry {entry.offset} has the unknown codec {entry.codec}")
 
+    def _release_halves(self) -> list[Transition]:
+        """Let requests and responses whose other half never came go on alone."""
+        transitions: list[Transition] = []
+        for tenant in self.tenants.values():
+            for name, model in tenant.models.items():
+                if len(model.halves):
+                    findings = model.release_halves(self.wall_clock)
+                    transitions += tenant.ledgers[name].apply(findings)
+        return transitions
+
     def _absorb(self, tenant: Tenant, entry: Entry) -> Applied:
         batch, rejected = _rows(entry.body)
         n_received = len(batch) + len(rejected)
@@ -107,6 +118,7 @@ class Fold:
         late = np.zeros(len(batch), np.bool_)
         transitions: list[Transition] = []
         n_models = len(batch.model.values)
+        n_overflowed = 0
         for code, name in enumerate(batch.model.values):
             rows = np.flatnonzero(batch.model.codes == code)
             if not rows.size:
@@ -116,7 +128,9 @@ class Fold:
                 continue
             model = self._model(tenant, entry.tenant, name)
             part = batch if n_models == 1 else batch.take(rows)
+            n_overflowed -= model.halves.n_overflowed
             counted, findings = model.absorb(part, entry.received_at)
+            n_overflowed += model.halves.n_overflowed
             duplicate[rows], late[rows] = counted.duplicate, counted.late
             refused = rows[counted.refused]
             rejected += _refuse(
@@ -136,7 +150,7 @@ class Fold:
             tenant.receipts[entry.batch_id] = (receipt, zlib.crc32(entry.body))
             if len(tenant.receipts) > MAX_RECEIPTS:
                 del tenant.receipts[next(iter(tenant.receipts))]
-        return Applied(receipt, transitions)
+        return Applied(receipt, transitions, n_overflowed)
 
     def _model(self, tenant: Tenant, tenant_name: str, name: str) -> Model:
         model = tenant.models.get(name)

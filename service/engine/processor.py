@@ -20,6 +20,7 @@ from service.engine.fold import Applied, Fold, Receipt
 from service.engine.ports import BATCH, TICK, Entry, EventLog, Offset, Snapshot, StateStore
 from service.errors import Conflict, InvalidRequest, TryLater
 from service.ingest.frame import FrameError, from_frame
+from service.limits import HALVES
 from service.metrics import Metrics, SliceView
 from service.settings import Settings
 
@@ -206,6 +207,7 @@ class Processor:
         self.offset = entry.offset
         self._metrics.journal_offset.set(entry.offset)
         self._unsaved.extend(applied.transitions)
+        self._metrics.overflow.labels(HALVES.name).inc(applied.n_halves_overflowed)
         self._bytes_since_snapshot += len(entry.body)
         return applied.receipt or _NOTHING
 

@@ -14,9 +14,10 @@ from service.engine.fold import Fold
 from service.engine.ports import CONFIGURE, REFERENCE, Entry
 from service.engine.views import SliceQuery, model_json, slices_json
 from service.errors import InvalidRequest, NotFound
+from service.ingest.bodies import decoded_by
 from service.ingest.events import NAME
 from service.ingest.frame import to_frame
-from service.ingest.routes import decoded_body
+from service.ingest.routes import decoder
 from service.keys import Key
 from service.monitor.config import MonitorConfig
 from service.services import Services, services
@@ -53,9 +54,11 @@ async def put_reference(
     tenant: Admin, running: Running, model: ModelName, request: Request
 ) -> dict[str, Any]:
     """Upload labelled rows, in any form that `/v1/events` takes, as what normal was."""
-    batch, rejected = await decoded_body(request, running)
+    now = running.clock.now()
+    decode = decoder(request, running.settings, now)
+    batch, rejected = await decoded_by(request, running, decode)
     body = msgspec.json.encode({"model": model}) + b"\n" + to_frame(batch, rejected)
-    entry = Entry(tenant, REFERENCE, body, running.clock.now())
+    entry = Entry(tenant, REFERENCE, body, now)
     receipt = await running.engine.submit(entry)
     return {
         "accepted": receipt.accepted,

@@ -32,9 +32,6 @@ from service.ingest.rules import (
     kinds,
 )
 
-NUMBERS: Final = ("confidence", "loss", "errors", "total", "inclusion_probability")
-TEXTS: Final = ("id", "kind", "model", "version", "cluster", "stratum")
-FIELDS: Final = frozenset({*TEXTS, *NUMBERS, "time", "label_time", "output", "truth"})
 NO_TIME: Final = np.iinfo(np.int64).min  # the instant of what never was
 
 _MICROS_A_UNIT: Final = {"s": 1_000_000, "ms": 1_000, "us": 1}
@@ -42,20 +39,19 @@ _FINITE: Final = "must be a finite number"
 _INSTANT: Final = "must be RFC 3339, or seconds since 1970"
 
 
-def is_field(name: str) -> bool:
-    """Whether a column of this name means something."""
-    return name in FIELDS or name.startswith((ATTRIBUTE, FEATURE))
-
-
 def columns_to_batch(
-    table: Any, default_model: str | None, refused: dict[int, str]
+    table: Any,
+    default_model: str | None,
+    refused: dict[int, str],
+    received_at: int | None = None,
 ) -> tuple[EventBatch, Ints]:
     """The rows of a `pyarrow.Table`, and when each one's label came, NO_TIME where that is unsaid.
 
-    Rows with a value that can't be read are added to `refused`; the rules are for the caller to
-    apply. Raises InvalidRequest for a column that is missing or of a type that no field has.
+    A row without a time is of `received_at`, and refused where that is None. Rows with a value
+    that can't be read are added to `refused`; the rules are for the caller to apply. Raises
+    InvalidRequest for a column that is missing or of a type that no field has.
     """
-    return _Columns(table, refused).batch(default_model)
+    return _Columns(table, refused).batch(default_model, received_at)
 
 
 class _Columns:
@@ -66,13 +62,17 @@ class _Columns:
         self._n = int(table.num_rows)
         self._refused = refused
 
-    def batch(self, default_model: str | None) -> tuple[EventBatch, Ints]:
-        for name in ("id", "time") if default_model else ("id", "time", "model"):
-            if self._column(name) is None:
+    def batch(self, default_model: str | None, received_at: int | None) -> tuple[EventBatch, Ints]:
+        needed = {"id": True, "time": received_at is None, "model": default_model is None}
+        for name, is_needed in needed.items():
+            if is_needed and self._column(name) is None:
                 raise InvalidRequest(f"column {name}: required")
         ids, time = self._text("id"), self._instants("time")
         self._refuse(~ids.present, "id: required")
-        self._refuse(time == NO_TIME, "time: required")
+        if received_at is None:
+            self._refuse(time == NO_TIME, "time: required")
+        else:
+            time = np.where(time == NO_TIME, received_at, time)
         features = self._features()
         batch = EventBatch(
             ids=[value or "" for value in ids.tolist()],
@@ -124,10 +124,10 @@ class _Columns:
         column = self._column(name)
         if column is None or pa.types.is_null(column.type):
             return Categories.absent(self._n)
-        if not _is_text(column.type) and not _is_number(column.type):
+        if not is_text(column.type) and not is_number(column.type):
             if not pa.types.is_boolean(column.type):
                 raise InvalidRequest(f"column {name}: must be text, numbers or booleans")
-        if _is_number(column.type):
+        if is_number(column.type):
             self._refuse(~np.isfinite(_floats(column, 0.0)), f"{name}: {_FINITE}")
         encoded = column.dictionary_encode()
         codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
@@ -170,9 +170,9 @@ class _Columns:
         column = self._column(name)
         if column is None or column.null_count == self._n:
             return None
-        if _is_text(column.type):
+        if is_text(column.type):
             column = pa.array([_number(text) for text in _to_python(name, column)], pa.float64())
-        if not _is_number(column.type):
+        if not is_number(column.type):
             raise InvalidRequest(f"column {name}: must be numbers")
         self._refuse(~np.isfinite(_floats(column, 0.0)), f"{name}: {_FINITE}")
         return _floats(column, np.nan)
@@ -182,11 +182,11 @@ class _Columns:
         column = self._column(name)
         if column is None or column.null_count == self._n:
             return Value()
-        if _is_number(column.type):
+        if is_number(column.type):
             return Value(number=self._numbers(name))
-        if _is_text(column.type) or pa.types.is_boolean(column.type):
+        if is_text(column.type) or pa.types.is_boolean(column.type):
             return Value(text=self._text(name))
-        if _is_list(column.type) and name.startswith(FEATURE):
+        if is_list(column.type) and name.startswith(FEATURE):
             return Value(vector=self._vectors(name, column))
         raise InvalidRequest(f"column {name}: {column.type} is not a type of this field")
 
@@ -194,7 +194,7 @@ class _Columns:
         lengths = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
         lengths = lengths.astype(np.int64)
         flat = column.flatten()
-        if not _is_number(flat.type):
+        if not is_number(flat.type):
             raise InvalidRequest(f"column {name}: must be arrays of numbers")
         self._refuse(lengths > MAX_VECTOR, f"{name}: more than {MAX_VECTOR} numbers")
         with np.errstate(over="ignore"):
@@ -213,25 +213,28 @@ class _Columns:
             unit = column.type.unit
             micros = (ticks + 500) // 1000 if unit == "ns" else ticks * _MICROS_A_UNIT[unit]
             return np.where(column.is_null().to_numpy(zero_copy_only=False), NO_TIME, micros)
-        if not _is_text(column.type) and not _is_number(column.type):
+        if not is_text(column.type) and not is_number(column.type):
             raise InvalidRequest(f"column {name}: must be instants")
         instants = [_instant(value) for value in _to_python(name, column)]
         self._refuse(np.array([instant is None for instant in instants]), f"{name}: {_INSTANT}")
         return np.array([0 if instant is None else instant for instant in instants], np.int64)
 
 
-def _is_text(kind: Any) -> bool:
+def is_text(kind: Any) -> bool:
+    """Whether a column of this type holds text."""
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind)) or bool(
         pa.types.is_string_view(kind)
     )
 
 
-def _is_number(kind: Any) -> bool:
+def is_number(kind: Any) -> bool:
+    """Whether a column of this type holds numbers."""
     numbers = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)
     return any(is_kind(kind) for is_kind in numbers)
 
 
-def _is_list(kind: Any) -> bool:
+def is_list(kind: Any) -> bool:
+    """Whether a column of this type holds arrays."""
     lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
     return any(is_kind(kind) for is_kind in lists)
 

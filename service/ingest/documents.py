@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from service.errors import NothingDecoded, TooLarge
-from service.ingest.events import EventBatch, Rejected
+from service.ingest.events import NO_ROWS, EventBatch, Rejected
 from service.ingest.json_rows import NO_ROW_ACCEPTED, ROW_ERRORS, Row, refusal, rows_to_batch
 from service.ingest.rules import ATTRIBUTE, FEATURE, well_formed_id, well_formed_name
 
@@ -44,6 +44,8 @@ def documents_to_batch(
     Raises NothingDecoded where there were some and each was refused, TooLarge beyond `max_rows`.
     """
     check_rows(len(documents), max_rows)
+    if not documents:
+        return NO_ROWS, []
     rows, positions, refusals = [], [], []
     for index, document in enumerate(documents):
         row = _row(index, document)
@@ -52,9 +54,11 @@ def documents_to_batch(
         else:
             rows.append(row)
             positions.append(index)
+    if not rows:
+        raise NothingDecoded(NO_ROW_ACCEPTED, refusals)
     batch, rejected = rows_to_batch(rows, np.array(positions, np.int64), received_at)
     rejected = sorted(rejected + refusals, key=lambda row: row.index)
-    if rejected and not len(batch):
+    if not len(batch):
         raise NothingDecoded(NO_ROW_ACCEPTED, rejected)
     assert batch.positions is not None  # noqa: S101 - they were given
     halves = np.array([document.half for document in documents], np.uint8)[batch.positions]

@@ -1,9 +1,9 @@
 """EventBatch: the rows of one request as columns.
 
 One codec for every door: a decoder (JSON, Arrow, OTLP, a file) makes an `EventBatch`, the journal
-keeps its frame (`service.ingest.frame`), and everything behind the journal reads columns. `Categories` hold text: a code a
-row and each distinct value once, which is small for an attribute and no worse than a list for a
-transcript.
+keeps its frame (`service.ingest.frame`), and everything behind the journal reads columns.
+`Categories` hold text: a code a row and each distinct value once, which is small for an attribute
+and no worse than a list for a transcript.
 """
 
 from __future__ import annotations

@@ -30,9 +30,7 @@ import pyarrow.parquet as pq
 from service.errors import InvalidRequest
 from service.ingest.arrow import (
     NO_TIME,
-    NUMBERS,
     columns_to_batch,
-    is_field,
 )
 from service.ingest.documents import nested
 from service.ingest.events import (
@@ -47,7 +45,7 @@ from service.ingest.events import (
     Value,
 )
 from service.ingest.json_rows import ROW_ERRORS, Instant, Row, instants, refusal, rows_to_batch
-from service.ingest.rules import ATTRIBUTE, FEATURE, admit
+from service.ingest.rules import ATTRIBUTE, FEATURE, NUMBERS, admit, is_field
 
 CHUNK_ROWS: Final = 5_000
 _LINES_AT_ONCE: Final = 20_000

@@ -56,6 +56,7 @@ class Halves:
         self._parts: list[EventBatch] = []
         self._received_at: list[int] = []  # of each row
         self._ids: set[str] = set()
+        self.n_overflowed = 0  # went on alone to make room, since this process started
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -81,7 +82,9 @@ class Halves:
             self._received_at += [received_at] * rows.size
             self._parts = [pool]
             self._keep(np.array(met.alone, np.intp))
-        return Met(wholes, at, repeated, self._take_oldest(len(self) - HALVES.limit))
+        released = self._take_oldest(len(self) - HALVES.limit)
+        self.n_overflowed += len(released)
+        return Met(wholes, at, repeated, released)
 
     def release(self, now: int) -> EventBatch:
         """The halves that have waited too long, as they are."""

@@ -56,6 +56,7 @@ from service.ingest.events import (
 from service.ingest.rules import (
     MAX_ATTRIBUTE_CHARS,
     MAX_VECTOR,
+    NUMBERS,
     admit,
     clean_text,
     instant_of_number,
@@ -89,6 +90,10 @@ class Row(msgspec.Struct, gc=False):
     total: float | None = None
     inclusion_probability: float | None = None
     stratum: Label = None
+    # Where shippers put a record's time; it counts where there is no `time`.
+    timestamp: Any = None  # Vector
+    date: Any = None  # Fluent Bit
+    at_timestamp: Any = msgspec.field(default=None, name="@timestamp")  # Fluentd, Elastic's way
 
 
 class _Envelope(msgspec.Struct, gc=False):
@@ -231,7 +236,7 @@ def rows_to_batch(
     batch = EventBatch(
         ids=[row.id for row in rows],
         kind=np.zeros(len(rows), np.uint8),
-        time=instants([row.time for row in rows], received_at),
+        time=instants(_times(rows, refused), received_at),
         model=Categories.of([row.model for row in rows]),
         version=text_column([row.version for row in rows]),
         attributes=attribute_columns([row.attributes for row in rows], refused),
@@ -264,6 +269,31 @@ def _texts(column: Sequence[Label]) -> Categories | None:
 
 def _cleaned(column: Categories | None) -> Categories | None:
     return None if column is None else clean_text(column, MAX_ATTRIBUTE_CHARS)
+
+
+def _times(rows: Sequence[Row], refused: dict[int, str]) -> list[Instant]:
+    """Each row's time, where it has none that of its shipper."""
+    times = [row.time for row in rows]
+    if None in times:
+        for index, row in enumerate(rows):
+            if row.time is None:
+                times[index] = _shipped_at(index, row, refused)
+    return times
+
+
+def _shipped_at(index: int, row: Row, refused: dict[int, str]) -> Instant:
+    for name, value in (("timestamp", row.timestamp), ("date", row.date)):
+        if value is not None:
+            return _converted(index, name, value, refused)
+    return _converted(index, "@timestamp", row.at_timestamp, refused)
+
+
+def _converted(index: int, name: str, value: Any, refused: dict[int, str]) -> Instant:
+    try:
+        return msgspec.convert(value, Instant)  # type: ignore[no-any-return]
+    except msgspec.ValidationError:
+        refused[index] = f"{name}: {_MUST_BE['time']}"
+        return None
 
 
 def instants(column: Sequence[Instant], received_at: int) -> Ints:
@@ -302,16 +332,13 @@ def to_json_rows(batch: EventBatch) -> list[dict[str, Any]]:
         ("truth", _plain(batch.truth)),
         ("cluster", None if batch.cluster is None else batch.cluster.tolist()),
         ("stratum", None if batch.stratum is None else batch.stratum.tolist()),
-        *((name, _plain(Value(getattr(batch, name)))) for name in _NUMBERS),
+        *((name, _plain(Value(getattr(batch, name)))) for name in NUMBERS),
     ]
     for name, column in columns:
         for row, value in zip(rows, column or (), strict=False):
             if value is not None:
                 row[name] = value
     return rows
-
-
-_NUMBERS: Final = ("confidence", "loss", "errors", "total", "inclusion_probability")
 
 
 def _maps(columns: dict[str, list[Any]]) -> list[dict[str, Any] | None]:

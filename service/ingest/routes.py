@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import Sequence
-from typing import Annotated, Any, Final
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 import orjson
@@ -15,14 +14,18 @@ from sqlalchemy import and_, or_, select
 
 from service.auth import Scope, Tenant, requires
 from service.clock import to_rfc3339
-from service.errors import InvalidRequest, NothingDecoded, TooLarge, UnsupportedMedia
-from service.ingest.events import NAME, NO_ROWS, EventBatch, Rejected
-from service.ingest.frame import to_frame
-from service.ingest.inflate import inflate
+from service.errors import InvalidRequest, UnsupportedMedia
+from service.ingest.arrow_bodies import decode_arrow, decode_parquet
+from service.ingest.bodies import Decode, media_type, take_in
+from service.ingest.events import NAME
 from service.ingest.json_rows import Row, decode_json
 from service.pages import DEFAULT_LIMIT, MAX_LIMIT
 from service.services import Services, services
+from service.settings import Settings
 from service.tables import rejected
+
+if TYPE_CHECKING:
+    from service.engine.fold import Receipt
 
 router = APIRouter(tags=["ingest"])
 
@@ -31,14 +34,17 @@ Sender = Annotated[Tenant, Depends(requires(Scope.INGEST))]
 Reader = Annotated[Tenant, Depends(requires(Scope.READ, Scope.ADMIN))]
 
 ERRORS_SHOWN: Final = 100  # rows named in an answer; their number is exact all the same
-IN_LOOP_BYTES: Final = 256 * 1024  # decoded at once; what is larger or compressed, in a thread
 
 _JSON: Final = frozenset(
     {"", "application/json", "application/x-ndjson", "application/ndjson", "text/plain"}
 )
-_ARROW: Final = "application/vnd.apache.arrow.stream"
+_COLUMNS: Final = {
+    "application/vnd.apache.arrow.stream": decode_arrow,
+    "application/vnd.apache.parquet": decode_parquet,
+}
 _CONTENT_TYPE: Final = (
-    "Content-Type: must be application/json, application/x-ndjson, another +json or text/plain"
+    "Content-Type: must be application/json, application/x-ndjson, another +json, text/plain,"
+    " application/vnd.apache.arrow.stream or application/vnd.apache.parquet"
 )
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,200}")
 _CURSOR: Final = re.compile(r"(\d{1,18})\.(\d{1,9})", re.ASCII)
@@ -102,6 +108,7 @@ _BODY: Final = {
                 }
             },
             "application/x-ndjson": {"schema": {"type": "string"}},
+            **{kind: {"schema": {"type": "string", "format": "binary"}} for kind in _COLUMNS},
         },
     }
 }
@@ -115,18 +122,15 @@ async def ingest(
     idempotency_key: Annotated[str | None, Header(description="makes a retry answer alike")] = None,
 ) -> Response:
     """Take rows in. The answer comes when those accepted are on stable storage."""
-    batch_id, now = _batch_id(idempotency_key), running.clock.now()
-    nothing: NothingDecoded | None = None
-    refused: Sequence[Rejected]
-    try:
-        batch, refused = await decoded_body(request, running, now)
-    except NothingDecoded as error:  # journaled all the same: its rows are counted and kept
-        batch, refused, nothing = NO_ROWS, error.rejected, error
-    frame = to_frame(batch, refused)
-    receipt = await running.engine.submit_batch(tenant, frame, now, batch_id, refused)
-    if nothing is not None:
-        raise nothing
-    answer = {
+    now = running.clock.now()
+    decode = decoder(request, running.settings, now)
+    receipt = await take_in(request, running, tenant, decode, now, batch_id(idempotency_key))
+    return Response(orjson.dumps(counts(receipt)), media_type="application/json")
+
+
+def counts(receipt: Receipt) -> dict[str, Any]:
+    """A receipt as senders are told of it."""
+    return {
         "accepted": receipt.accepted,
         "duplicates": receipt.duplicates,
         "rejected": receipt.rejected,
@@ -135,42 +139,24 @@ async def ingest(
             for row in receipt.errors[:ERRORS_SHOWN]
         ],
     }
-    return Response(orjson.dumps(answer), media_type="application/json")
 
 
-async def decoded_body(
-    request: Request, running: Services, received_at: int | None = None
-) -> tuple[EventBatch, list[Rejected]]:
-    """The rows of a request's body, whatever its content type and codings, and those refused.
-
-    Raises UnsupportedMedia, TooLarge and what `decode_json` raises.
-    """
-    _check_content_type(request.headers.get("content-type", ""))
-    settings = running.settings
-    now = running.clock.now() if received_at is None else received_at
-    encoding = request.headers.get("content-encoding")
-    body = await _read(request, settings.max_body_bytes)
-
-    def decoded() -> tuple[EventBatch, list[Rejected]]:
-        plain = inflate(body, encoding, settings.max_body_bytes)
-        return decode_json(plain, now, settings.max_rows_per_request)
-
-    if encoding is None and len(body) <= IN_LOOP_BYTES:
-        return decoded()
-    return await asyncio.to_thread(decoded)
+def decoder(request: Request, settings: Settings, received_at: int) -> Decode:
+    """What reads a body of this request's content type; raises UnsupportedMedia where none does."""
+    kind = media_type(request)
+    if kind in _COLUMNS:
+        return partial(
+            _COLUMNS[kind],
+            received_at=received_at,
+            max_rows=settings.max_rows_per_request,
+            max_bytes=settings.max_body_bytes,
+        )
+    if kind in _JSON or kind.endswith("+json"):
+        return partial(decode_json, received_at=received_at, max_rows=settings.max_rows_per_request)
+    raise UnsupportedMedia(_CONTENT_TYPE)
 
 
-async def _read(request: Request, max_bytes: int) -> bytes:
-    """The body as it was sent, no more than `max_bytes` of it."""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > max_bytes:
-            raise TooLarge(f"the body is over {max_bytes} bytes")
-    return bytes(body)
-
-
-def _batch_id(key: str | None) -> str | None:
+def batch_id(key: str | None) -> str | None:
     """The Idempotency-Key; the draft standard writes it in quotes, most senders do not."""
     if key is None:
         return None
@@ -178,14 +164,6 @@ def _batch_id(key: str | None) -> str | None:
     if _KEY.fullmatch(bare) is None:
         raise InvalidRequest("Idempotency-Key: must be 1 to 200 visible ASCII characters")
     return bare
-
-
-def _check_content_type(header: str) -> None:
-    kind = header.partition(";")[0].strip().lower()
-    if kind == _ARROW:
-        raise UnsupportedMedia("Content-Type: Arrow streams are not taken yet; send NDJSON")
-    if kind not in _JSON and not kind.endswith("+json"):
-        raise UnsupportedMedia(_CONTENT_TYPE)
 
 
 @router.get("/v1/rejected", response_model=KeptRows)

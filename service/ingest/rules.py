@@ -40,7 +40,16 @@ MAX_AHEAD_MICROS: Final = 86_400 * 1_000_000  # how far a row's time may lie beh
 _NAME: Final = re.compile(NAME, re.ASCII)
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f]")
 
+NUMBERS: Final = ("confidence", "loss", "errors", "total", "inclusion_probability")
+TEXTS: Final = ("id", "kind", "model", "version", "cluster", "stratum")
+FIELDS: Final = frozenset({*TEXTS, *NUMBERS, "time", "label_time", "output", "truth"})
+
 NEITHER: Final = "kind: a prediction gives output or features, a label truth, loss, or errors"
+
+
+def is_field(name: str) -> bool:
+    """Whether a name means something in the flat form."""
+    return name in FIELDS or name.startswith((ATTRIBUTE, FEATURE))
 
 
 def well_formed_id(value: str) -> bool:

@@ -71,6 +71,10 @@ class Join:
         """Labels whose prediction has not come."""
         return len(self._waiting)
 
+    def has(self, hashes: Hashes) -> Bools:
+        """Which of these are of a prediction that has come."""
+        return self._pending.find(hashes) >= 0
+
     def match(self, batch: EventBatch, cells: Indices) -> Matched:
         """Keep new predictions, join labels, tell duplicates; `cells` has a cell for each row."""
         hashes = hash_ids(batch.ids)

@@ -12,6 +12,7 @@ import numpy as np
 
 from service.ingest.events import LABEL, PREDICTION, EventBatch, hash_ids
 from service.ingest.frame import from_frame, to_frame
+from service.ingest.halves import Halves, is_half
 from service.monitor.config import MonitorConfig, ReferenceRows
 from service.monitor.findings import Finding
 from service.monitor.learn import LEARN_ROWS, learn
@@ -34,6 +35,7 @@ class Model:
         self._n_first = 0
         self._received_at = 0  # of the newest of them
         self._seen: set[tuple[int, int]] = set()  # (id hash, PREDICTION or LABEL) of them
+        self.halves = Halves()  # requests and responses that wait for each other
 
     @property
     def is_learning(self) -> bool:
@@ -48,7 +50,36 @@ class Model:
         return self._monitor
 
     def absorb(self, batch: EventBatch, received_at: int) -> tuple[Counted, list[Finding]]:
-        """Fold in a batch of this model's rows."""
+        """Fold in a batch of this model's rows; halves of predictions wait until they are whole."""
+        if not is_half(batch).any():
+            return self._absorb(batch, received_at)
+        repeated = is_half(batch) & self._is_predicted(batch)
+        fresh = np.flatnonzero(is_half(batch) & ~repeated)
+        met = self.halves.meet(batch.take(fresh), received_at)
+        repeated[fresh[met.repeated]] = True
+        others = np.flatnonzero(~is_half(batch))
+        at = np.concatenate([others, fresh[met.rows]])
+        order = np.argsort(at, kind="stable")
+        rows = EventBatch.concatenate([batch.take(others), met.wholes]).take(order)
+        counted, findings = self._absorb(rows, received_at)
+        findings += self._let_go(met.released, received_at)
+        return counted.spread(at[order], repeated), findings
+
+    def release_halves(self, now: int) -> list[Finding]:
+        """Fold in halves that have waited too long, as they are."""
+        return self._let_go(self.halves.release(now), now)
+
+    def _let_go(self, released: EventBatch, now: int) -> list[Finding]:
+        return self._absorb(released, now)[1] if len(released) else []
+
+    def _is_predicted(self, batch: EventBatch) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Which rows have the id of a prediction that has come already."""
+        hashes = hash_ids(batch.ids)
+        if self._monitor is not None:
+            return self._monitor.join.has(hashes)
+        return np.array([(hash_, PREDICTION) in self._seen for hash_ in hashes.tolist()], np.bool_)
+
+    def _absorb(self, batch: EventBatch, received_at: int) -> tuple[Counted, list[Finding]]:
         self._note(batch)
         if self._monitor is not None:
             return self._monitor.absorb(batch, received_at)
@@ -146,6 +177,7 @@ class Model:
             "last_row_at": self.last_row_at,
             "received_at": self._received_at if first else 0,
             "first": first,
+            "halves": self.halves.save(),
             "monitor": None if self._monitor is None else self._monitor.save(),
         }
 
@@ -156,6 +188,7 @@ class Model:
         model.versions = dict(state["versions"])
         model.last_row_at = state["last_row_at"]
         model._received_at = state["received_at"]
+        model.halves = Halves.restore(state["halves"])
         for frame in state["first"]:
             batch, _ = from_frame(frame)
             model._known(batch)

@@ -52,6 +52,14 @@ class Counted:
         """One after another."""
         return cls(*(np.concatenate([getattr(p, name) for p in parts]) for name in cls.__slots__))
 
+    def spread(self, rows: npt.NDArray[np.intp], duplicate: Bools) -> Counted:
+        """The same of a larger batch: what these rows were, and which of the others came before."""
+        none = np.zeros(duplicate.size, np.bool_)
+        whole = Counted(duplicate.copy(), none, none.copy())
+        for name in self.__slots__:
+            getattr(whole, name)[rows] = getattr(self, name)
+        return whole
+
 
 @dataclass(frozen=True, slots=True)
 class Tick:

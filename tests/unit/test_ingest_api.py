@@ -15,7 +15,8 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from service.app import create_app
-from service.ingest.routes import ERRORS_SHOWN, IN_LOOP_BYTES
+from service.ingest.bodies import IN_LOOP_BYTES
+from service.ingest.routes import ERRORS_SHOWN
 from service.keys import Scope
 from service.services import Services
 from service.settings import Settings
@@ -99,7 +100,7 @@ def test_every_json_content_type_is_taken(acme: TestClient, content_type: str) -
 @pytest.mark.parametrize(
     "headers",
     [
-        {"content-type": "application/vnd.apache.arrow.stream"},
+        {"content-type": "application/vnd.apache.arrow.file"},
         {"content-type": "multipart/form-data"},
         {"content-encoding": "br"},
         {"content-encoding": "gzip, gzip, gzip"},

@@ -1,0 +1,160 @@
+"""Arrow bodies: IPC streams and Parquet files in a request, read no further than their bounds.
+
+What a body claims is checked before anything is made of it: how many rows, of which types, and how
+large. Types by which a few bytes stand for many (views, run ends, compressed buffers, extensions)
+are refused; compress the request with Content-Encoding instead.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from service.errors import InvalidRequest, NothingDecoded, TooLarge
+from service.ingest.arrow import columns_to_batch, is_list, is_number, is_text
+from service.ingest.documents import check_rows
+from service.ingest.events import EventBatch, Rejected
+from service.ingest.json_rows import NO_ROW_ACCEPTED
+from service.ingest.parquet_pages import largest_pages
+from service.ingest.rules import admit
+
+MAX_COLUMNS: Final = 4_096
+
+_NOT_ARROW: Final = "the body is not an Arrow IPC stream"
+_NOT_PARQUET: Final = "the body is not a Parquet file"
+_ERRORS: Final = (pa.ArrowException, OSError, EOFError, ValueError, struct.error, MemoryError)
+
+
+def decode_arrow(
+    body: bytes, received_at: int, max_rows: int, max_bytes: int
+) -> tuple[EventBatch, list[Rejected]]:
+    """The rows of an Arrow IPC stream in the flat form, and those that were refused.
+
+    Raises InvalidRequest where it can't be read or holds no rows, TooLarge over a limit,
+    NothingDecoded where each row was refused.
+    """
+    try:
+        _refuse_compressed_buffers(body)
+        with pa.ipc.open_stream(body) as stream:
+            _check_schema(stream.schema)
+            table = pa.Table.from_batches(_bounded(stream, max_rows), stream.schema)
+    except _ERRORS:
+        raise InvalidRequest(_NOT_ARROW) from None
+    return _admitted(table, received_at)
+
+
+def decode_parquet(
+    body: bytes, received_at: int, max_rows: int, max_bytes: int
+) -> tuple[EventBatch, list[Rejected]]:
+    """The rows of a Parquet file in the flat form, and those that were refused; raises alike."""
+    try:
+        file = pq.ParquetFile(pa.BufferReader(body))
+        check_rows(file.metadata.num_rows, max_rows)
+        _check_schema(file.schema_arrow)
+        if largest_pages(body, file.metadata) > max_bytes:
+            raise TooLarge(f"the body is over {max_bytes} bytes, counted after decompression")
+        columns = map(file.metadata.schema.column, range(file.metadata.num_columns))
+        texts = [column.path for column in columns if column.physical_type == "BYTE_ARRAY"]
+        # A text that a million rows share stands there once, and so it stays.
+        file = pq.ParquetFile(pa.BufferReader(body), read_dictionary=texts)
+        table = file.read(use_threads=False)
+        check_rows(table.num_rows, max_rows)
+    except _ERRORS:
+        raise InvalidRequest(_NOT_PARQUET) from None
+    return _admitted(table, received_at)
+
+
+def _admitted(table: Any, received_at: int) -> tuple[EventBatch, list[Rejected]]:
+    if not table.num_rows:
+        raise InvalidRequest("the body holds no rows")
+    refused: dict[int, str] = {}
+    batch, _ = columns_to_batch(table.flatten(), None, refused, received_at)
+    batch, rejected = admit(batch, received_at, refused)
+    if not len(batch):
+        raise NothingDecoded(NO_ROW_ACCEPTED, rejected)
+    return batch, rejected
+
+
+def _bounded(stream: Any, max_rows: int) -> Iterator[Any]:
+    """The batches of a stream, each checked to the last offset and index."""
+    n_rows = 0
+    for batch in stream:
+        n_rows += batch.num_rows
+        check_rows(n_rows, max_rows)
+        batch.validate(full=True)
+        yield batch
+
+
+def _check_schema(schema: Any) -> None:
+    """Refuse types that no field has before any of their values is made."""
+    fields = [inner for field in schema for inner in _flat(field)]
+    if len(fields) > MAX_COLUMNS:
+        raise TooLarge(f"more than {MAX_COLUMNS} columns")
+    for kind in fields:
+        if not _is_plain(kind.value_type if is_list(kind) else kind):
+            raise InvalidRequest("a column is of a type that no field has")
+
+
+def _flat(field: Any) -> list[Any]:
+    if pa.types.is_struct(field.type):
+        return [field.type.field(i).type for i in range(field.type.num_fields)]
+    return [field.type]
+
+
+def _is_plain(kind: Any) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if pa.types.is_string_view(kind):
+        return False
+    plain = (pa.types.is_boolean, pa.types.is_null, pa.types.is_timestamp, pa.types.is_date)
+    return is_text(kind) or is_number(kind) or any(is_kind(kind) for is_kind in plain)
+
+
+# Flatbuffers, as far as it takes to see whether a message says that its buffers are compressed
+# (https://arrow.apache.org/docs/format/Columnar.html, Message.fbs).
+
+_HEADER_TYPE, _HEADER = 1, 2  # fields of Message
+_DICTIONARY_BATCH, _RECORD_BATCH = 2, 3  # values of its header type
+_DATA = 1  # field of DictionaryBatch
+_COMPRESSION = 3  # field of RecordBatch
+
+
+def _refuse_compressed_buffers(body: bytes) -> None:
+    for message in pa.ipc.MessageReader.open_stream(body):
+        metadata = message.metadata.to_pybytes()
+        root: int = struct.unpack_from("<I", metadata)[0]
+        kind = _field(metadata, root, _HEADER_TYPE)
+        header = _field(metadata, root, _HEADER)
+        if kind is None or header is None:
+            continue
+        batch = _table(metadata, header)
+        if metadata[kind] == _DICTIONARY_BATCH:
+            data = _field(metadata, batch, _DATA)
+            batch = root if data is None else _table(metadata, data)
+        elif metadata[kind] != _RECORD_BATCH:
+            continue
+        if _field(metadata, batch, _COMPRESSION) is not None:
+            raise InvalidRequest(
+                "the Arrow stream has compressed buffers; use Content-Encoding instead"
+            )
+
+
+def _field(buffer: bytes, table: int, number: int) -> int | None:
+    """Where a field of the table at this place stands; None where the table lacks it."""
+    vtable = table - struct.unpack_from("<i", buffer, table)[0]
+    size = struct.unpack_from("<H", buffer, vtable)[0]
+    slot = 4 + 2 * number
+    if slot + 2 > size:
+        return None
+    offset: int = struct.unpack_from("<H", buffer, vtable + slot)[0]
+    return table + offset if offset else None
+
+
+def _table(buffer: bytes, at: int) -> int:
+    """The table that an offset at this place leads to."""
+    offset: int = struct.unpack_from("<I", buffer, at)[0]
+    return at + offset
