@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from service.ingest.events import Rejected
     from service.keys import Keys
+    from service.replay import Source
     from service.settings import Settings
 
 app = typer.Typer(
@@ -46,8 +47,13 @@ class ScopeName(StrEnum):
     ADMIN = "admin"
 
 
-RowsFile = Annotated[
-    Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="Parquet, CSV, NDJSON.")
+RowsFiles = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="FILE...",
+        help="Parquet, CSV, NDJSON, or captures of SageMaker, Azure ML, BentoML; a directory or a"
+        " pattern stands for the files that it holds.",
+    ),
 ]
 Mapping = Annotated[
     list[str], typer.Option("--map", metavar="COLUMN=FIELD", help="Read a column as a field.")
@@ -94,7 +100,7 @@ def demo(
 
 @app.command()
 def replay(
-    file: RowsFile,
+    files: RowsFiles,
     key: KeyOption,
     url: Url = DEFAULT_URL,
     speed: Annotated[
@@ -103,18 +109,22 @@ def replay(
     batch: Annotated[int, typer.Option(min=1, max=100_000, help="Rows a request.")] = 500,
     map_: Mapping = [],  # noqa: B006 - typer copies it
     model: Model = None,
+    bookmark: Annotated[
+        Path | None,
+        typer.Option(dir_okay=False, help="Remembers how far it came; run again, it goes on."),
+    ] = None,
 ) -> None:
-    """Send a file of rows through the API, in the order of their times."""
+    """Send files of rows through the API, in the order of their times."""
     from service.ingest.events import PREDICTION
     from service.ingest.files import count_rows
-    from service.replay import Sender, Source
+    from service.replay import Bookmark, Sender
     from service.replay import replay as run
     from service.terminal import progress
 
     with _problems_told():
-        source = Source(file, _mapping(map_), model)
+        source = _source(files, map_, model)
         with (
-            progress("replayed", count_rows(file), _stderr()) as advance,
+            progress("replayed", count_rows(source.paths), _stderr()) as advance,
             Sender(url, key) as sender,
         ):
             replayed = run(
@@ -122,6 +132,7 @@ def replay(
                 sender,
                 speed=_speed(speed),
                 batch_rows=batch,
+                bookmark=Bookmark(bookmark),
                 progress=lambda rows: advance(int((rows.kind & PREDICTION).sum())),
             )
     _tell_left_out(replayed.left_out)
@@ -133,7 +144,7 @@ def replay(
 
 @app.command()
 def backtest(
-    file: RowsFile,
+    files: RowsFiles,
     monitor: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="As `apply -f` takes it.")
     ] = None,
@@ -141,19 +152,18 @@ def backtest(
     format_: Annotated[Form, typer.Option("--format", help="How to print it.")] = Form.TEXT,
     model: Model = None,
 ) -> None:
-    """Every alert that a file would have raised, when, how late, and how many a week."""
+    """Every alert that files would have raised, when, how late, and how many a week."""
     from service.backtest import backtest as run
     from service.clock import SystemClock
     from service.ingest.events import PREDICTION
     from service.ingest.files import count_rows
     from service.monitors import read_monitors
-    from service.replay import Source
     from service.terminal import backtest_report, progress, wide_stdout
 
     with _problems_told():
         monitors = () if monitor is None else read_monitors(monitor)
-        source = Source(file, _mapping(map_), model)
-        with progress("folded in", count_rows(file), _stderr()) as advance:
+        source = _source(files, map_, model)
+        with progress("folded in", count_rows(source.paths), _stderr()) as advance:
             result = run(
                 source,
                 SystemClock(),
@@ -266,6 +276,18 @@ def _settings(**stated: Any) -> Settings:
         raise InvalidRequest("; ".join(problems)) from None
     except TOMLDecodeError as error:
         raise InvalidRequest(f"slicewatch.toml: {error}") from None
+
+
+def _source(files: list[str], pairs: list[str], model: str | None) -> Source:
+    """The files that the arguments name, and how they are read."""
+    from service.errors import InvalidRequest
+    from service.ingest.paths import files_of
+    from service.replay import Source
+
+    try:
+        return Source(files_of(files), _mapping(pairs), model)
+    except InvalidRequest as error:
+        raise typer.BadParameter(error.detail, param_hint="FILE") from None
 
 
 def _mapping(pairs: list[str]) -> dict[str, str]:

@@ -1,7 +1,8 @@
 """Replay: sends a file of rows through the API, in the stream's order, at a chosen speed.
 
-Each request carries an Idempotency-Key made of the file, how it was read and the request's number:
-a replay that was interrupted can be started again from the beginning, and nothing is counted twice.
+Each request carries an Idempotency-Key made of the files, how they were read and the request's
+number: a replay that was interrupted can be started again from the beginning, and nothing is
+counted twice. With a `Bookmark` it goes on behind the last request that was answered.
 """
 
 from __future__ import annotations
@@ -35,27 +36,31 @@ _lines = msgspec.json.Encoder()
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A file of rows in the flat form, and how it is read."""
+    """Files of rows, and how they are read."""
 
-    path: Path
+    paths: tuple[Path, ...]
     mapping: Mapping[str, str] = field(default_factory=dict)  # column: field of the contract
     model: str | None = None  # of rows that name none
 
     def batches(self, rows: int, on_rejected: Callable[[Rejected], None]) -> Iterator[EventBatch]:
-        """The file's predictions and labels in the order of their times, `rows` at a time.
+        """The files' predictions and labels in the order of their times, `rows` at a time.
 
         Rows that break a rule are told to `on_rejected` and left out; the others go on.
         """
         return read_flat(
-            self.path, self.mapping, rows, default_model=self.model, on_rejected=on_rejected
+            self.paths, self.mapping, rows, default_model=self.model, on_rejected=on_rejected
         )
 
     def digest(self) -> str:
-        """32 hex digits of the file's bytes and of how they are read."""
-        with self.path.open("rb") as file:
-            content = hashlib.file_digest(file, "blake2b").hexdigest()
+        """32 hex digits of the files' bytes and of how they are read."""
+        content = [_digest(path) for path in self.paths]
         how = msgspec.json.encode([content, sorted(self.mapping.items()), self.model])
         return hashlib.blake2b(how, digest_size=16).hexdigest()
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,25 +135,54 @@ class Sender:
             wait = min(wait * 2, LONGEST_WAIT_SECONDS)
 
 
+class Bookmark:
+    """How far a replay came, in a small file that is replaced with each answer."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+
+    def n_answered(self, replay_id: str) -> int:
+        """How many requests of this replay were answered before; 0 of any other."""
+        if self._path is None or not self._path.exists():
+            return 0
+        try:
+            known, n_answered = msgspec.json.decode(self._path.read_bytes(), type=tuple[str, int])
+        except (msgspec.DecodeError, OSError):
+            raise InvalidRequest(f"{self._path.name}: is not the bookmark of a replay") from None
+        return n_answered if known == replay_id else 0
+
+    def put(self, replay_id: str, n_answered: int) -> None:
+        """Remember that so many were answered."""
+        if self._path is not None:
+            written = self._path.with_name(f"{self._path.name}.new")
+            written.write_bytes(msgspec.json.encode((replay_id, n_answered)))
+            written.replace(self._path)
+
+
 def replay(
     source: Source,
     sender: Sender,
     *,
     speed: float | None = None,
     batch_rows: int = BATCH_ROWS,
+    bookmark: Bookmark | None = None,
     progress: Callable[[EventBatch], None] = lambda batch: None,
 ) -> Replayed:
-    """Send the whole file; `speed` seconds of the stream a second, or as fast as it is taken.
+    """Send all rows; `speed` seconds of the stream a second, or as fast as it is taken.
 
     `progress` is told of each batch when it has been answered.
     """
     prefix = f"replay-{source.digest()}-{batch_rows}"
+    bookmark = bookmark or Bookmark(None)
+    n_answered = bookmark.n_answered(prefix)
     replayed = Replayed()
     left_out: list[Rejected] = []
     pace = _Pace(speed)
     for number, batch in enumerate(source.batches(batch_rows, left_out.append)):
-        pace.wait_for(int(batch.time[-1]))
-        replayed = replayed.plus(sender.send(batch, f"{prefix}-{number}"))
+        if number >= n_answered:
+            pace.wait_for(int(batch.time[-1]))
+            replayed = replayed.plus(sender.send(batch, f"{prefix}-{number}"))
+            bookmark.put(prefix, number + 1)
         progress(batch)
     return replace(replayed, left_out=tuple(left_out))
 

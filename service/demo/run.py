@@ -76,7 +76,7 @@ def _tour(
     console.print(f"Slicewatch listens on {url}; its key, shown this once:\n{key}\n")
     with _api(url, key) as api:
         endpoint = _register(api, receiver)
-        _replay(console, Source(recordings), url, key)
+        _replay(console, Source((recordings,)), url, key)
         _wait_for_deliveries(api, endpoint, receiver)
         alerts = api.get("/v1/alerts", params={"limit": 1000}).raise_for_status().json()["alerts"]
     told = {received.data["id"] for received in receiver.received if "id" in received.data}
@@ -123,7 +123,7 @@ def _register(api: httpx2.Client, receiver: Receiver) -> str:
 
 def _replay(console: Console, source: Source, url: str, key: str) -> None:
     with (
-        progress("14 days of a hospital", count_rows(source.path), console) as advance,
+        progress("14 days of a hospital", count_rows(source.paths), console) as advance,
         Sender(url, key, RETRY_FOR_SECONDS) as sender,
     ):
         replayed = replay(

@@ -44,8 +44,16 @@ def documents_to_batch(
     Raises NothingDecoded where there were some and each was refused, TooLarge beyond `max_rows`.
     """
     check_rows(len(documents), max_rows)
-    if not documents:
-        return NO_ROWS, []
+    batch, rejected = accepted_of(documents, received_at)
+    if rejected and not len(batch):
+        raise NothingDecoded(NO_ROW_ACCEPTED, rejected)
+    return batch, rejected
+
+
+def accepted_of(
+    documents: Sequence[Document], received_at: int
+) -> tuple[EventBatch, list[Rejected]]:
+    """`documents_to_batch`, where it may be that none is accepted."""
     rows, positions, refusals = [], [], []
     for index, document in enumerate(documents):
         row = _row(index, document)
@@ -55,15 +63,13 @@ def documents_to_batch(
             rows.append(row)
             positions.append(index)
     if not rows:
-        raise NothingDecoded(NO_ROW_ACCEPTED, refusals)
+        return NO_ROWS, refusals
     batch, rejected = rows_to_batch(rows, np.array(positions, np.int64), received_at)
     rejected = sorted(rejected + refusals, key=lambda row: row.index)
-    if not len(batch):
-        raise NothingDecoded(NO_ROW_ACCEPTED, rejected)
     assert batch.positions is not None  # noqa: S101 - they were given
     halves = np.array([document.half for document in documents], np.uint8)[batch.positions]
     kind = np.where(halves > 0, halves, batch.kind).astype(np.uint8)
-    return replace(batch, kind=kind, positions=batch.positions if rejected else None), rejected
+    return replace(batch, kind=kind), rejected
 
 
 def check_rows(n_rows: int, max_rows: int) -> None:

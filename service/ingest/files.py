@@ -1,4 +1,4 @@
-"""Files: rows of Parquet, CSV or NDJSON, in the order in which they would have arrived.
+"""Files: rows of Parquet, CSV, NDJSON or captures, in the order in which they would have arrived.
 
 A row that carries its label with it is two events: the prediction at its `time`, the label at its
 `label_time`; without a `label_time` it is both at once. All of them are merged by time, predictions
@@ -7,6 +7,7 @@ before labels at the same instant, and handed out as batches.
 CSV has no types: `features.*`, `output` and `truth` are numbers where every value of the column is
 one, and text otherwise; an empty cell is null, and so are `NA`, `NaN` and `null` among numbers. In
 all formats an instant without an offset is UTC, save in NDJSON, which is read as the API reads it.
+Captures (`service.ingest.captures`) may hold labels without time, which come with their prediction.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from service.ingest.arrow import (
     NO_TIME,
     columns_to_batch,
 )
-from service.ingest.documents import nested
+from service.ingest.captures import Read, documents_of_line, reader_of
+from service.ingest.documents import accepted_of, nested
 from service.ingest.events import (
     LABEL,
     PREDICTION,
@@ -44,20 +46,15 @@ from service.ingest.events import (
     Rejected,
     Value,
 )
+from service.ingest.halves import join_halves
 from service.ingest.json_rows import ROW_ERRORS, Instant, Row, instants, refusal, rows_to_batch
+from service.ingest.paths import COMPRESSIONS, kind_of
 from service.ingest.rules import ATTRIBUTE, FEATURE, NUMBERS, admit, is_field
 
 CHUNK_ROWS: Final = 5_000
 _LINES_AT_ONCE: Final = 20_000
 _ANY_TIME: Final = 2**62  # a file may hold the future; the service has its own say
 _NULLS: Final = pa.array(["NA", "NaN", "nan", "null"])
-_COMPRESSIONS: Final = {".gz": "gzip", ".zst": "zstd"}
-_READERS: Final = {
-    ".parquet": "parquet",
-    ".csv": "csv",
-    ".ndjson": "lines",
-    ".jsonl": "lines",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +67,14 @@ class _Read:
 
 
 def read_flat(
-    path: Path,
+    paths: Sequence[Path],
     mapping: Mapping[str, str] | None = None,
     chunk_rows: int = CHUNK_ROWS,
     *,
     default_model: str | None = None,
     on_rejected: Callable[[Rejected], None] | None = None,
 ) -> Iterator[EventBatch]:
-    """The file's predictions and labels in the order of their times, `chunk_rows` at a time.
+    """The files' predictions and labels in the order of their times, `chunk_rows` at a time.
 
     `mapping` renames columns to the contract's fields; rows without a model are of `default_model`.
     Rows that break a rule are told to `on_rejected`, with their place in the file, and left out.
@@ -85,32 +82,57 @@ def read_flat(
     Raises InvalidRequest, naming the file, where it can't be read, lacks a column, has no rows; and
     for a row that breaks a rule where there is no `on_rejected`.
     """
-    try:
-        read = _read(path, _checked(mapping or {}), default_model)
-        if read.rejected and on_rejected is None:
-            first = read.rejected[0]
-            more = f"; {len(read.rejected)} such rows" if len(read.rejected) > 1 else ""
-            raise InvalidRequest(f"row {first.index}: {first.reason}{more}")
-    except InvalidRequest as error:
-        raise InvalidRequest(f"{path.name}: {error.detail}") from None
+    parts = [_read_one(path, _checked(mapping or {}), default_model) for path in paths]
+    rejected = [
+        replace(row, reason=f"{path.name}: {row.reason}") if len(paths) > 1 else row
+        for path, part in zip(paths, parts, strict=True)
+        for row in part.rejected
+    ]
+    if rejected and on_rejected is None:
+        more = f"; {len(rejected)} such rows" if len(rejected) > 1 else ""
+        where = "" if len(paths) > 1 else f"{paths[0].name}: "
+        raise InvalidRequest(f"{where}row {rejected[0].index}: {rejected[0].reason}{more}")
+    events, timeless = _timed(join_halves(_events(_merged(parts))))
     if on_rejected is not None:
-        for refused in read.rejected:
+        for refused in (*rejected, *timeless):
             on_rejected(refused)
-    events = _events(read)
     is_label = events.kind == LABEL
     order = np.lexsort((is_label, events.time))  # stable: else as they stand in the file
     for start in range(0, len(order), chunk_rows):
         yield events.take(order[start : start + chunk_rows])
 
 
-def count_rows(path: Path) -> int:
-    """How many rows the file has; one that carries its label counts once."""
+def count_rows(paths: Sequence[Path]) -> int:
+    """How many rows the files have; one that carries its label counts once."""
+    return sum(map(_count_rows, paths))
+
+
+def _count_rows(path: Path) -> int:
     with _reading(path) as kind:
         if kind == "parquet":
             return int(pq.read_metadata(path).num_rows)
         if kind == "csv":
             return sum(part.num_rows for part in pacsv.open_csv(_open(path), **_csv_options()))
         return sum(1 for _ in _lines(path))
+
+
+def _timed(events: EventBatch) -> tuple[EventBatch, list[Rejected]]:
+    """Labels without a time get that of their prediction; those that have none are left out."""
+    untimed = np.flatnonzero(events.time == _ANY_TIME)
+    if not untimed.size:
+        return events, []
+    models = events.model.codes.tolist()
+    predicted = np.flatnonzero((events.kind & PREDICTION) != 0).tolist()
+    at = {(models[row], events.ids[row]): int(events.time[row]) for row in predicted}
+    time = events.time.copy()
+    time[untimed] = [at.get((models[row], events.ids[row]), NO_TIME) for row in untimed.tolist()]
+    lost = np.flatnonzero(time == NO_TIME).tolist()
+    rejected = [Rejected(events.position(row), events.ids[row], _TIMELESS) for row in lost]
+    kept = np.flatnonzero(time != NO_TIME)
+    return replace(events, time=time).take(kept), rejected
+
+
+_TIMELESS: Final = "time: required where the prediction is in none of the files"
 
 
 def _events(read: _Read) -> EventBatch:
@@ -174,12 +196,11 @@ def _checked(mapping: Mapping[str, str]) -> Mapping[str, str]:
 @contextmanager
 def _reading(path: Path) -> Iterator[str]:
     """The kind of a file by its name; what goes wrong in reading it becomes InvalidRequest."""
-    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
-    if suffixes and suffixes[-1] in _COMPRESSIONS and suffixes[0] != ".parquet":
-        suffixes.pop()
-    kind = _READERS.get(suffixes[-1]) if suffixes else None
+    kind = kind_of(path)
     if kind is None:
-        raise InvalidRequest("must be .parquet, or .csv, .ndjson, .jsonl with or without .gz, .zst")
+        raise InvalidRequest(
+            "must be .parquet, or .csv, .ndjson, .jsonl, .log with or without .gz, .zst"
+        )
     try:
         yield kind
     except FileNotFoundError:
@@ -187,14 +208,21 @@ def _reading(path: Path) -> Iterator[str]:
     except (pa.ArrowException, OSError, EOFError) as error:
         place = _PLACE.search(str(error))  # and no more of what it says: it echoes the row
         where = f": {place[0]}" if place else ""
-        raise InvalidRequest(f"can't be read as {suffixes[-1]}{where}") from None
+        raise InvalidRequest(f"can't be read as {kind}{where}") from None
 
 
 _PLACE: Final = re.compile(r"(?:Row #\d+: )?Expected \d+ columns, got \d+")
 
 
 def _open(path: Path) -> Any:
-    return pa.input_stream(str(path), compression=_COMPRESSIONS.get(path.suffix.lower()))
+    return pa.input_stream(str(path), compression=COMPRESSIONS.get(path.suffix.lower()))
+
+
+def _read_one(path: Path, mapping: Mapping[str, str], default_model: str | None) -> _Read:
+    try:
+        return _read(path, mapping, default_model)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"{path.name}: {error.detail}") from None
 
 
 def _read(path: Path, mapping: Mapping[str, str], default_model: str | None) -> _Read:
@@ -297,10 +325,21 @@ def _lines(path: Path) -> Iterator[bytes]:
 def _read_lines(path: Path, mapping: Mapping[str, str], default_model: str | None) -> _Read:
     parts: list[_Read] = []
     lines = enumerate(_lines(path))
+    capture: Read | None = None
     while some := list(islice(lines, _LINES_AT_ONCE)):
-        parts.append(_rows_of_lines(some, mapping, default_model))
+        if not parts:
+            capture = reader_of(path, some[0][1], default_model)
+        if capture is not None:
+            parts.append(_rows_of_capture(some, capture))
+        else:
+            parts.append(_rows_of_lines(some, mapping, default_model))
     if not parts:
         raise InvalidRequest("no rows")
+    return _merged(parts)
+
+
+def _merged(parts: Sequence[_Read]) -> _Read:
+    """One part after another."""
     positions = [part.batch.positions for part in parts if part.batch.positions is not None]
     merged = EventBatch.concatenate([part.batch for part in parts])
     return _Read(
@@ -308,6 +347,27 @@ def _read_lines(path: Path, mapping: Mapping[str, str], default_model: str | Non
         np.concatenate([part.label_time for part in parts]),
         [refused for part in parts for refused in part.rejected],
     )
+
+
+def _rows_of_capture(lines: Sequence[tuple[int, bytes]], capture: Read) -> _Read:
+    """Rows of a capture, at the place of their line; labels may be without a time."""
+    documents, at = [], []
+    for index, line in lines:
+        of_line = documents_of_line(capture, line)
+        documents += of_line
+        at += [index] * len(of_line)
+    place = np.array(at, np.int64)
+    batch, rejected = accepted_of(documents, _ANY_TIME)
+    positions = place[batch.positions if batch.positions is not None else []]
+    timeless = ((batch.kind & LABEL) == 0) & (batch.time == _ANY_TIME)
+    refused = [replace(row, index=int(place[row.index])) for row in rejected] + [
+        Rejected(int(positions[row]), batch.ids[row], "time: required")
+        for row in np.flatnonzero(timeless).tolist()
+    ]
+    kept = np.flatnonzero(~timeless)
+    batch = replace(batch.take(kept), positions=positions[kept])
+    refused.sort(key=lambda row: row.index)
+    return _Read(batch, np.full(kept.size, NO_TIME), refused)
 
 
 def _rows_of_lines(

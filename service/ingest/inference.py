@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from service.ingest.rules import MAX_FEATURES, MAX_VECTOR
 
-MAX_SEPARATE: Final = 64  # numbers of a row that are a feature each; more are an embedding
+MAX_SEPARATE: Final = 256  # numbers of a row that are a feature each; more are an embedding
 OUTPUT_NAMES: Final = ("output", "prediction", "predicted_label", "label", "class", "predict", "0")
 CONFIDENCE_NAMES: Final = ("confidence", "score", "probability", "prob")
 _NOT_IN_NAMES: Final = re.compile(r"[^A-Za-z0-9_.:/-]")
@@ -137,7 +137,7 @@ def _features(row: Any) -> dict[str, Any]:
     values = row if isinstance(row, dict) else {"input": row}
     features: dict[str, Any] = {}
     for name, value in values.items():
-        features |= _feature(_field_name(name), value)
+        features |= _feature(field_name(name), value)
     if len(features) > MAX_FEATURES:
         raise PayloadError(f"features: more than {MAX_FEATURES}")
     return features
@@ -192,7 +192,7 @@ def _add_vector(answer: dict[str, Any], name: str, items: list[Any]) -> None:
         answer.setdefault("output", str(best))  # a class, not a number to be near to
         answer.setdefault("confidence", min(float(numbers[best]), 1.0))
     elif len(items) <= MAX_VECTOR:
-        answer.setdefault("features", {})[_field_name(name)] = items
+        answer.setdefault("features", {})[field_name(name)] = items
 
 
 def _is_probability(value: Any) -> bool:
@@ -226,8 +226,8 @@ def _flat(values: list[Any]) -> list[Any]:
     return values
 
 
-def _field_name(name: str) -> str:
-    """A name that a feature may have: column names with spaces and signs lose them."""
+def field_name(name: str) -> str:
+    """A name that a feature may have: of a column's, without spaces and signs."""
     plain = _NOT_IN_NAMES.sub("_", name)[:48]
     return plain if plain[:1].isalpha() or plain.startswith("_") else f"f_{plain}"
 

@@ -17,7 +17,7 @@ from service.demo.server import serving
 from service.keys import Keys, Scope
 from service.replay import Replayed, Sender, Source, replay
 
-HOSPITAL = Source(Path(__file__).parents[2] / "service" / "demo" / "hospital.parquet")
+HOSPITAL = Source((Path(__file__).parents[2] / "service" / "demo" / "hospital.parquet",))
 BATCH_ROWS = 777  # not what backtest cuts by
 
 

@@ -49,7 +49,7 @@ def ndjson(path: Path, *rows: dict[str, Any]) -> Path:
 
 
 def read(file: Path, *args: Any, **kwargs: Any) -> EventBatch:
-    return EventBatch.concatenate(list(read_flat(file, *args, **kwargs)))
+    return EventBatch.concatenate(list(read_flat([file], *args, **kwargs)))
 
 
 def rows(file: Path, *args: Any, **kwargs: Any) -> list[dict[str, Any]]:
@@ -59,7 +59,7 @@ def rows(file: Path, *args: Any, **kwargs: Any) -> list[dict[str, Any]]:
 def refused(file: Path, **kwargs: Any) -> tuple[list[str], list[Rejected]]:
     """The ids that went on, and the rows that did not."""
     told: list[Rejected] = []
-    batches = list(read_flat(file, on_rejected=told.append, **kwargs))
+    batches = list(read_flat([file], on_rejected=told.append, **kwargs))
     return [i for batch in batches for i in batch.ids], told
 
 
@@ -140,20 +140,20 @@ def test_every_form_gives_the_same_events_in_time_order(tmp_path: Path, form: st
     assert minutes == ["00:00", "01:00", "01:30", "02:00", "02:00", "03:00"]
     floors = [e.get("attributes") for e in events if e["kind"] == "prediction"]
     assert floors == [{"floor": "7"}, {"floor": "7"}, {"floor": "6"}, None]
-    assert count_rows(file) == 4
+    assert count_rows([file]) == 4
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("chunk_rows", [1, 4, 6, 100])
 def test_chunks_are_cut_from_one_order(tmp_path: Path, form: str, chunk_rows: int) -> None:
     file = written(tmp_path, form)
-    batches = list(read_flat(file, {}, chunk_rows))
+    batches = list(read_flat([file], {}, chunk_rows))
     assert [len(batch) for batch in batches[:-1]] == [chunk_rows] * (len(batches) - 1)
     assert [row for batch in batches for row in to_json_rows(batch)] == rows(file)
 
 
 def test_positions_are_rows_of_the_file(tmp_path: Path) -> None:
-    (batch,) = read_flat(written(tmp_path, "parquet"))
+    (batch,) = read_flat([written(tmp_path, "parquet")])
     assert [batch.position(row) for row in range(len(batch))] == [0, 1, 1, 2, 0, 3]
 
 
@@ -432,7 +432,7 @@ def test_a_csv_cell_that_is_no_number_costs_its_row_only(tmp_path: Path) -> None
 
 def test_bad_rows_are_an_error_where_nobody_is_told_of_them(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest) as refusal:
-        next(read_flat(parquet(tmp_path, BAD_COLUMNS)))
+        next(read_flat([parquet(tmp_path, BAD_COLUMNS)]))
     assert refusal.value.detail.startswith("rows.parquet: row 1: id: must be")
 
 
@@ -444,19 +444,19 @@ def test_a_missing_column_is_named(tmp_path: Path, missing: str, form: str) -> N
     write = {"parquet": pq.write_table, "csv": pacsv.write_csv}[form]
     write(table, file)
     with pytest.raises(InvalidRequest, match=f"rows.{form}: column {missing}: required"):
-        next(read_flat(file))
+        next(read_flat([file]))
 
 
 @pytest.mark.parametrize(
     ("name", "content", "problem"),
     [
-        ("rows.parquet", "hello", "can't be read as .parquet"),
-        ("rows.csv", "", "can't be read as .csv"),
-        ("rows.csv", "id,time,model\na,b\n", "can't be read as .csv: .*Expected 3 columns, got 2"),
+        ("rows.parquet", "hello", "can't be read as parquet"),
+        ("rows.csv", "", "can't be read as csv"),
+        ("rows.csv", "id,time,model\na,b\n", "can't be read as csv: .*Expected 3 columns, got 2"),
         ("rows.csv", "id,time,model,output\n", "no rows"),
         ("rows.csv", "id,time,model,output,output\na,0,m,1,2\n", "column output: is there twice"),
         ("rows.csv", "id,time,model,features.a b\na,0,m,1\n", "a name is not well-formed"),
-        ("rows.csv.gz", "hello", "can't be read as .csv"),
+        ("rows.csv.gz", "hello", "can't be read as csv"),
         ("rows.ndjson", "\n \n", "no rows"),
         ("rows.xlsx", "hello", "must be .parquet"),
         ("rows.parquet.gz", "hello", "must be .parquet"),
@@ -467,15 +467,15 @@ def test_a_file_that_cannot_be_read_is_named_with_its_problem(
     tmp_path: Path, name: str, content: str, problem: str
 ) -> None:
     with pytest.raises(InvalidRequest, match=f"^{name}: .*{problem}"):
-        next(read_flat(text(tmp_path, name, content)))
+        next(read_flat([text(tmp_path, name, content)]))
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     for name in ("rows.parquet", "rows.csv", "rows.ndjson"):
         with pytest.raises(InvalidRequest, match=f"{name}: no such file"):
-            next(read_flat(tmp_path / name))
+            next(read_flat([tmp_path / name]))
         with pytest.raises(InvalidRequest, match="no such file"):
-            count_rows(tmp_path / name)
+            count_rows([tmp_path / name])
 
 
 @pytest.mark.parametrize(
@@ -490,7 +490,7 @@ def test_a_mapping_that_cannot_be_is_refused(
     tmp_path: Path, mapping: dict[str, str], problem: str
 ) -> None:
     with pytest.raises(InvalidRequest, match=problem):
-        next(read_flat(written(tmp_path, "parquet"), mapping))
+        next(read_flat([written(tmp_path, "parquet")], mapping))
 
 
 @pytest.mark.parametrize(
@@ -509,7 +509,7 @@ def test_a_column_of_a_type_that_no_field_has_is_named(
 ) -> None:
     file = parquet(tmp_path, {**base(1), "output": [1], **{column: values}})
     with pytest.raises(InvalidRequest):
-        next(read_flat(file))
+        next(read_flat([file]))
 
 
 def test_kinds_of_a_file(tmp_path: Path) -> None:
