@@ -8,6 +8,7 @@ UTC.
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
 from typing import Any, Final, cast
 
@@ -29,12 +30,13 @@ from service.ingest.rules import (
     MAX_VECTOR,
     clean_text,
     instant_of_number,
+    is_field,
     kinds,
 )
 
 NO_TIME: Final = np.iinfo(np.int64).min  # the instant of what never was
 
-_MICROS_A_UNIT: Final = {"s": 1_000_000, "ms": 1_000, "us": 1}
+_MICROS_A_UNIT: Final = {"s": 1_000_000, "ms": 1_000}
 _FINITE: Final = "must be a finite number"
 _INSTANT: Final = "must be RFC 3339, or seconds since 1970"
 
@@ -58,24 +60,28 @@ class _Columns:
     """The columns of a table by name, and the rows that were found wanting."""
 
     def __init__(self, table: Any, refused: dict[int, str]) -> None:
-        self._table = table
         self._n = int(table.num_rows)
         self._refused = refused
+        # One array a column; what is null throughout is as good as not there.
+        self._columns = {
+            name: array
+            for name, column in zip(table.column_names, table.columns, strict=True)
+            if is_field(name) and ((array := _one(column)).null_count < self._n or not self._n)
+        }
 
     def batch(self, default_model: str | None, received_at: int | None) -> tuple[EventBatch, Ints]:
         needed = {"id": True, "time": received_at is None, "model": default_model is None}
         for name, is_needed in needed.items():
-            if is_needed and self._column(name) is None:
+            if is_needed and name not in self._columns:
                 raise InvalidRequest(f"column {name}: required")
-        ids, time = self._text("id"), self._instants("time")
-        self._refuse(~ids.present, "id: required")
+        ids, time = self._ids(), self._instants("time")
         if received_at is None:
             self._refuse(time == NO_TIME, "time: required")
         else:
             time = np.where(time == NO_TIME, received_at, time)
         features = self._features()
         batch = EventBatch(
-            ids=[value or "" for value in ids.tolist()],
+            ids=ids,
             kind=np.zeros(self._n, np.uint8),
             time=time,
             model=_filled(self._text("model"), default_model),
@@ -101,43 +107,46 @@ class _Columns:
         unknown = [value not in ("prediction", "label") for value in stated.values]
         self._refuse(np.array([*unknown, False])[stated.codes], "kind: must be prediction or label")
         is_prediction = batch.output.present(n)
-        for feature in batch.features.values():
-            is_prediction |= feature.present(n)
+        if not stated.present.all():
+            for feature in batch.features.values():
+                is_prediction |= feature.present(n)
         return kinds(stated, is_prediction, batch.has_label())
-
-    def _column(self, name: str) -> Any | None:
-        """A column as one array without a dictionary, or None where it is missing or all null."""
-        if name not in self._table.column_names:
-            return None
-        column = self._table.column(name).combine_chunks()
-        if pa.types.is_dictionary(column.type):
-            column = column.cast(column.type.value_type)
-        return column
 
     def _refuse(self, wrong: Bools, reason: str) -> None:
         if wrong.any():
             for row in np.flatnonzero(wrong).tolist():
                 self._refused.setdefault(row, reason)
 
+    def _ids(self) -> list[str]:
+        """An id a row, empty where there is none: as a rule no two are alike."""
+        column = self._columns["id"]
+        if not is_text(column.type):
+            return [value or "" for value in self._text("id").tolist()]
+        ids = _to_python("id", column)
+        if column.null_count:
+            self._refuse(np.array([value is None for value in ids]), "id: required")
+            ids = [value or "" for value in ids]
+        return ids
+
     def _text(self, name: str) -> Categories:
         """A column of text; numbers and booleans become theirs."""
-        column = self._column(name)
-        if column is None or pa.types.is_null(column.type):
+        column = self._columns.get(name)
+        if column is None:
             return Categories.absent(self._n)
-        if not is_text(column.type) and not is_number(column.type):
-            if not pa.types.is_boolean(column.type):
-                raise InvalidRequest(f"column {name}: must be text, numbers or booleans")
-        if is_number(column.type):
-            self._refuse(~np.isfinite(_floats(column, 0.0)), f"{name}: {_FINITE}")
-        encoded = column.dictionary_encode()
-        codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+        encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+        kind = encoded.type.value_type
+        if not is_text(kind) and not is_number(kind) and not pa.types.is_boolean(kind):
+            raise InvalidRequest(f"column {name}: must be text, numbers or booleans")
+        codes = _codes(encoded.indices)
         values = _to_python(name, encoded.dictionary)
-        if _is_text(column.type):
-            return Categories(codes.astype(np.int32), values)
-        texts = [label_text(value) for value in values]
-        index: dict[str, int] = {}
-        lookup = [index.setdefault(cast(str, text), len(index)) for text in texts]
-        return Categories(np.array([*lookup, -1], np.int32)[codes], list(index))
+        if is_number(kind):
+            finite = [value is None or math.isfinite(value) for value in values]
+            self._refuse(~np.array([*finite, True])[codes], f"{name}: {_FINITE}")
+        if is_text(kind) and len(set(values)) == len(values) and None not in values:
+            return Categories(codes, values)
+        index: dict[str | None, int] = {None: -1}
+        lookup = [index.setdefault(label_text(value), len(index) - 1) for value in values]
+        return Categories(np.array([*lookup, -1], np.int32)[codes], list(index)[1:])  # type: ignore[arg-type]
 
     def _optional_text(self, name: str) -> Categories | None:
         column = self._text(name)
@@ -158,8 +167,7 @@ class _Columns:
         return {name: column for name, column in columns.items() if not is_empty(column)}
 
     def _names(self, prefix: str, most: int) -> list[str]:
-        columns = [name for name in self._table.column_names if name.startswith(prefix)]
-        names = [name.removeprefix(prefix) for name in columns]
+        names = [name.removeprefix(prefix) for name in self._columns if name.startswith(prefix)]
         if len(names) > most:
             raise InvalidRequest(f"columns {prefix}…: more than {most}")
         if not all(map(well_formed_field, names)):
@@ -167,28 +175,37 @@ class _Columns:
         return names
 
     def _numbers(self, name: str) -> Floats | None:
-        column = self._column(name)
-        if column is None or column.null_count == self._n:
+        column = self._columns.get(name)
+        if column is None:
             return None
+        if pa.types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
         if is_text(column.type):
             column = pa.array([_number(text) for text in _to_python(name, column)], pa.float64())
         if not is_number(column.type):
             raise InvalidRequest(f"column {name}: must be numbers")
-        self._refuse(~np.isfinite(_floats(column, 0.0)), f"{name}: {_FINITE}")
-        return _floats(column, np.nan)
+        numbers = _floats(column)
+        wrong = ~np.isfinite(numbers)
+        if np.count_nonzero(wrong) > column.null_count:
+            wrong &= column.is_valid().to_numpy(zero_copy_only=False)
+            self._refuse(wrong, f"{name}: {_FINITE}")
+        return numbers
 
     def _value(self, name: str) -> Value:
         """A column of whatever type an output, a truth or a feature may have."""
-        column = self._column(name)
-        if column is None or column.null_count == self._n:
+        column = self._columns.get(name)
+        if column is None:
             return Value()
-        if is_number(column.type):
+        kind = column.type
+        if pa.types.is_dictionary(kind):
+            kind = kind.value_type
+        if is_number(kind):
             return Value(number=self._numbers(name))
-        if is_text(column.type) or pa.types.is_boolean(column.type):
+        if is_text(kind) or pa.types.is_boolean(kind):
             return Value(text=self._text(name))
-        if is_list(column.type) and name.startswith(FEATURE):
+        if is_list(kind) and name.startswith(FEATURE):
             return Value(vector=self._vectors(name, column))
-        raise InvalidRequest(f"column {name}: {column.type} is not a type of this field")
+        raise InvalidRequest(f"column {name}: {kind} is not a type of this field")
 
     def _vectors(self, name: str, column: Any) -> Vectors | None:
         lengths = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
@@ -198,21 +215,26 @@ class _Columns:
             raise InvalidRequest(f"column {name}: must be arrays of numbers")
         self._refuse(lengths > MAX_VECTOR, f"{name}: more than {MAX_VECTOR} numbers")
         with np.errstate(over="ignore"):
-            values = _floats(flat, np.nan).astype(np.float32)
+            values = _floats(flat).astype(np.float32)
         return Vectors(np.concatenate(([0], np.cumsum(lengths))), values) if len(values) else None
 
     def _instants(self, name: str) -> Ints:
         """Microseconds since 1970, NO_TIME where there is none."""
-        column = self._column(name)
-        if column is None or column.null_count == self._n:
+        column = self._columns.get(name)
+        if column is None:
             return np.full(self._n, NO_TIME)
         if pa.types.is_date(column.type):
             column = column.cast(pa.timestamp("us"))
         if pa.types.is_timestamp(column.type):
-            ticks = column.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
-            unit = column.type.unit
-            micros = (ticks + 500) // 1000 if unit == "ns" else ticks * _MICROS_A_UNIT[unit]
+            ticks = column.view(pa.int64())
+            if column.null_count:
+                ticks = ticks.fill_null(0)
+            micros = _micros(ticks.to_numpy(zero_copy_only=False), column.type.unit)
+            if not column.null_count:
+                return micros
             return np.where(column.is_null().to_numpy(zero_copy_only=False), NO_TIME, micros)
+        if pa.types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
         if not is_text(column.type) and not is_number(column.type):
             raise InvalidRequest(f"column {name}: must be instants")
         instants = [_instant(value) for value in _to_python(name, column)]
@@ -220,29 +242,59 @@ class _Columns:
         return np.array([0 if instant is None else instant for instant in instants], np.int64)
 
 
+_TEXT_IDS: Final = frozenset(kind.id for kind in (pa.string(), pa.large_string(), pa.string_view()))
+_INTEGERS: Final = (pa.int8(), pa.int16(), pa.int32(), pa.int64())
+_NATURALS: Final = (pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64())
+_FLOATS: Final = (pa.float16(), pa.float32(), pa.float64())
+_DECIMALS: Final = (pa.decimal32(1), pa.decimal64(1), pa.decimal128(1), pa.decimal256(1))
+_NUMBER_IDS: Final = frozenset(kind.id for kind in (*_INTEGERS, *_NATURALS, *_FLOATS, *_DECIMALS))
+_LISTS: Final = (pa.list_(pa.int8()), pa.large_list(pa.int8()), pa.list_(pa.int8(), 1))
+_LIST_IDS: Final = frozenset(kind.id for kind in _LISTS)
+
+
 def is_text(kind: Any) -> bool:
     """Whether a column of this type holds text."""
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind)) or bool(
-        pa.types.is_string_view(kind)
-    )
+    return kind.id in _TEXT_IDS
 
 
 def is_number(kind: Any) -> bool:
     """Whether a column of this type holds numbers."""
-    numbers = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)
-    return any(is_kind(kind) for is_kind in numbers)
+    return kind.id in _NUMBER_IDS
 
 
 def is_list(kind: Any) -> bool:
     """Whether a column of this type holds arrays."""
-    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-    return any(is_kind(kind) for is_kind in lists)
+    return kind.id in _LIST_IDS
 
 
-def _floats(column: Any, null: float) -> Floats:
-    """The doubles of a column of numbers, `null` where there is none."""
-    doubles = pc.cast(column, pa.float64(), safe=False).fill_null(null)
-    return cast(Floats, doubles.to_numpy(zero_copy_only=False))
+def _one(column: Any) -> Any:
+    """A column as one array."""
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+def _codes(indices: Any) -> npt.NDArray[np.int32]:
+    """The indices of a dictionary, -1 where there is none."""
+    codes = indices.to_numpy(zero_copy_only=False)
+    if indices.null_count:  # then they are doubles, NaN where there is none
+        codes = np.where(np.isnan(codes), -1.0, codes)
+    return cast(npt.NDArray[np.int32], codes.astype(np.int32))
+
+
+def _floats(column: Any) -> Floats:
+    """The doubles of a column of numbers, NaN where there is none."""
+    if column.type.id not in _PLAIN_IDS:
+        column = pc.cast(column, pa.float64(), safe=False)
+    return cast(Floats, column.to_numpy(zero_copy_only=False).astype(np.float64))
+
+
+_PLAIN_IDS: Final = _NUMBER_IDS - {kind.id for kind in _DECIMALS}
+
+
+def _micros(ticks: Ints, unit: str) -> Ints:
+    """Microseconds of instants in this unit."""
+    if unit == "us":
+        return ticks
+    return (ticks + 500) // 1000 if unit == "ns" else ticks * _MICROS_A_UNIT[unit]
 
 
 def _to_python(name: str, column: Any) -> list[Any]:

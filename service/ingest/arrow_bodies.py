@@ -72,7 +72,9 @@ def _admitted(table: Any, received_at: int) -> tuple[EventBatch, list[Rejected]]
     if not table.num_rows:
         raise InvalidRequest("the body holds no rows")
     refused: dict[int, str] = {}
-    batch, _ = columns_to_batch(table.flatten(), None, refused, received_at)
+    if any(pa.types.is_struct(kind) for kind in table.schema.types):
+        table = table.flatten()
+    batch, _ = columns_to_batch(table, None, refused, received_at)
     batch, rejected = admit(batch, received_at, refused)
     if not len(batch):
         raise NothingDecoded(NO_ROW_ACCEPTED, rejected)
@@ -106,41 +108,56 @@ def _flat(field: Any) -> list[Any]:
 
 
 def _is_plain(kind: Any) -> bool:
-    if pa.types.is_dictionary(kind):
+    if kind.id == _DICTIONARY:
         kind = kind.value_type
-    if pa.types.is_string_view(kind):
-        return False
-    plain = (pa.types.is_boolean, pa.types.is_null, pa.types.is_timestamp, pa.types.is_date)
-    return is_text(kind) or is_number(kind) or any(is_kind(kind) for is_kind in plain)
+    return kind.id in _OTHERS or ((is_text(kind) or is_number(kind)) and kind.id != _VIEW)
+
+
+_DICTIONARY: Final = pa.dictionary(pa.int8(), pa.string()).id
+_VIEW: Final = pa.string_view().id
+_OTHERS: Final = frozenset(
+    kind.id for kind in (pa.bool_(), pa.null(), pa.timestamp("us"), pa.date32(), pa.date64())
+)
 
 
 # Flatbuffers, as far as it takes to see whether a message says that its buffers are compressed
 # (https://arrow.apache.org/docs/format/Columnar.html, Message.fbs).
 
-_HEADER_TYPE, _HEADER = 1, 2  # fields of Message
+_HEADER_TYPE, _HEADER, _BODY_LENGTH = 1, 2, 3  # fields of Message
 _DICTIONARY_BATCH, _RECORD_BATCH = 2, 3  # values of its header type
 _DATA = 1  # field of DictionaryBatch
 _COMPRESSION = 3  # field of RecordBatch
+_CONTINUATION: Final = -1
 
 
 def _refuse_compressed_buffers(body: bytes) -> None:
-    for message in pa.ipc.MessageReader.open_stream(body):
-        metadata = message.metadata.to_pybytes()
-        root: int = struct.unpack_from("<I", metadata)[0]
-        kind = _field(metadata, root, _HEADER_TYPE)
-        header = _field(metadata, root, _HEADER)
-        if kind is None or header is None:
-            continue
-        batch = _table(metadata, header)
-        if metadata[kind] == _DICTIONARY_BATCH:
-            data = _field(metadata, batch, _DATA)
-            batch = root if data is None else _table(metadata, data)
-        elif metadata[kind] != _RECORD_BATCH:
-            continue
-        if _field(metadata, batch, _COMPRESSION) is not None:
+    at = 0
+    while at < len(body):
+        marker, size = struct.unpack_from("<iI", body, at)
+        if marker != _CONTINUATION:
+            raise ValueError("not a message")
+        if size == 0:
+            return  # the end of the stream
+        message = at + 8 + struct.unpack_from("<I", body, at + 8)[0]
+        if _has_compressed_buffers(body, message):
             raise InvalidRequest(
                 "the Arrow stream has compressed buffers; use Content-Encoding instead"
             )
+        length = _field(body, message, _BODY_LENGTH)
+        at += 8 + size + (0 if length is None else struct.unpack_from("<Q", body, length)[0])
+
+
+def _has_compressed_buffers(body: bytes, message: int) -> bool:
+    kind, header = _field(body, message, _HEADER_TYPE), _field(body, message, _HEADER)
+    if kind is None or header is None or body[kind] not in (_DICTIONARY_BATCH, _RECORD_BATCH):
+        return False
+    batch = _table(body, header)
+    if body[kind] == _DICTIONARY_BATCH:
+        data = _field(body, batch, _DATA)
+        if data is None:
+            return False
+        batch = _table(body, data)
+    return _field(body, batch, _COMPRESSION) is not None
 
 
 def _field(buffer: bytes, table: int, number: int) -> int | None:

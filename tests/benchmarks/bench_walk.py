@@ -4,6 +4,8 @@ The service runs in a process of its own, as users run it, and its CPU time is r
 that it does for an event is in the figure, from the socket to the fsync to the detectors' ticks.
 river's figure is its `update` calls alone, in a dict by slice, without decoding or storage.
 
+The same events go in as NDJSON and as Arrow; Arrow in larger requests as well, as it is for volume.
+
     make bench               five runs of each, medians, ratios, the machine
     make bench PROFILE=1     where the time of an event goes, stage by stage
 """
@@ -18,25 +20,29 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 from river.drift import ADWIN
 
 from service.clock import SystemClock
 from service.database import Database
 from service.demo.server import serving
+from service.ingest.events import EventBatch
 from service.keys import Keys, Scope
 
 ROWS_A_REQUEST: Final = 500
+ARROW_ROWS_A_REQUEST: Final = 5_000
 REQUESTS_A_RUN: Final = 400
 RUNS: Final = 5
 CONNECTIONS: Final = 4
@@ -100,6 +106,51 @@ def bodies(of: Events) -> list[bytes]:
     return [b"\n".join(lines[at : at + ROWS_A_REQUEST]) for at in range(0, of.n, ROWS_A_REQUEST)]
 
 
+def arrow_bodies(of: Events, rows: int) -> list[bytes]:
+    """The events as Arrow IPC streams of so many rows, text in dictionaries."""
+    instants = START + (np.arange(of.n) + of.run * of.n) * (1000 // EVENTS_A_SECOND)
+    place = np.arange(of.n) - np.where(of.is_label, LABEL_DELAY_EVENTS, 0)
+    zeros = np.zeros(of.n, np.int64)
+
+    def coded(codes: npt.NDArray[Any], values: Sequence[str], absent: npt.NDArray[Any]) -> Any:
+        return pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int8), mask=absent), values)
+
+    def of_prediction(codes: npt.NDArray[Any], prefix: str, n_values: int) -> Any:
+        return coded(codes, [f"{prefix}{code}" for code in range(n_values)], of.is_label)
+
+    names = zip(("site", "group", "device"), "sgd", CARDINALITIES, strict=True)
+    columns = {
+        "kind": coded(of.is_label, ["prediction", "label"], zeros > 0),
+        "id": pa.array([f"r{of.run}-{i:07d}" for i in place.tolist()]),
+        "model": coded(zeros, ["bench"], zeros > 0),
+        "version": coded(zeros, ["1"], of.is_label),
+        "time": pa.array(instants.astype("datetime64[us]"), pa.timestamp("us", "UTC")),
+        "output": coded(of.is_wrong, ["0", "1"], of.is_label),
+        "truth": coded(zeros, ["0"], ~of.is_label),
+        **{
+            f"attributes.{name}": of_prediction(of.attributes[:, k], prefix, n_values)
+            for k, (name, prefix, n_values) in enumerate(names)
+        },
+        **{
+            f"features.number_{k}": pa.array(of.numbers[:, k], mask=of.is_label)
+            for k in range(of.numbers.shape[1])
+        },
+        **{
+            f"features.category_{k}": of_prediction(of.categories[:, k], "v", 6)
+            for k in range(of.categories.shape[1])
+        },
+    }
+    whole = pa.RecordBatch.from_pydict(columns)
+    return [_arrow_stream(whole.slice(at, rows)) for at in range(0, of.n, rows)]
+
+
+def _arrow_stream(batch: Any) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as stream:
+        stream.write_batch(batch)
+    return bytes(sink.getvalue().to_pybytes())
+
+
 def _prediction(
     run: int,
     i: int,
@@ -135,7 +186,31 @@ def memberships(of: Events) -> Iterator[tuple[tuple[int, ...], ...]]:
         yield tuple(sum(some, ()) for order in (0, 1, 2) for some in combinations(pairs, order))
 
 
-def send(url: str, key: str, bodies: Sequence[bytes]) -> None:
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A way to send events."""
+
+    words: str
+    content_type: str
+    rows: int  # a request
+    bodies: Callable[[Events], list[bytes]]
+
+
+FORMS: Final = (
+    Form("NDJSON", "application/x-ndjson", ROWS_A_REQUEST, bodies),
+    *(
+        Form(
+            "Arrow",
+            "application/vnd.apache.arrow.stream",
+            rows,
+            partial(arrow_bodies, rows=rows),
+        )
+        for rows in (ROWS_A_REQUEST, ARROW_ROWS_A_REQUEST)
+    ),
+)
+
+
+def send(url: str, key: str, form: Form, bodies: Sequence[bytes]) -> None:
     """Post all bodies over a few kept connections; each must be accepted whole."""
     parts = urlsplit(url)
     local = threading.local()
@@ -145,13 +220,13 @@ def send(url: str, key: str, bodies: Sequence[bytes]) -> None:
             local.connection = http.client.HTTPConnection(parts.hostname or "", parts.port)
         headers = {
             "Authorization": f"Bearer {key}",
-            "Content-Type": "application/x-ndjson",
+            "Content-Type": form.content_type,
             "Idempotency-Key": os.urandom(8).hex(),
         }
         local.connection.request("POST", "/v1/events", body, headers)
         response = local.connection.getresponse()
         answer = response.read()
-        if response.status != 200 or msgspec.json.decode(answer)["accepted"] != ROWS_A_REQUEST:
+        if response.status != 200 or msgspec.json.decode(answer)["accepted"] != form.rows:
             raise SystemExit(f"status {response.status}: {answer[:300]!r}")
 
     with ThreadPoolExecutor(CONNECTIONS) as pool:
@@ -171,7 +246,7 @@ def resident_mb(pid: int) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def run_walk() -> tuple[list[float], list[float], float]:
+def run_walk(form: Form) -> tuple[list[float], list[float], float]:
     """Events a CPU-second and a second of each run after a first that only warms up, and RSS."""
     with tempfile.TemporaryDirectory() as name, serving(Path(name)) as service:
         database = Database.in_directory(Path(name))
@@ -179,13 +254,13 @@ def run_walk() -> tuple[list[float], list[float], float]:
         database.close()
         by_cpu, by_wall = [], []
         for run in range(RUNS + 1):
-            work = bodies(events(run))
+            work = form.bodies(events(run))
             before, started = cpu_seconds(service.pid), time.perf_counter()
-            send(service.url, key, work)
+            send(service.url, key, form, work)
             wall, cpu = time.perf_counter() - started, cpu_seconds(service.pid) - before
             if run:
-                by_cpu.append(len(work) * ROWS_A_REQUEST / cpu)
-                by_wall.append(len(work) * ROWS_A_REQUEST / wall)
+                by_cpu.append(len(work) * form.rows / cpu)
+                by_wall.append(len(work) * form.rows / wall)
         return by_cpu, by_wall, resident_mb(service.pid)
 
 
@@ -230,10 +305,16 @@ def compare() -> None:
     size = sum(map(len, work)) / (len(work) * ROWS_A_REQUEST)
     print(f"{machine()}; medians of {RUNS}, CPU time; {ROWS_A_REQUEST} rows a request,")
     print(f"{size:.0f} bytes an event, {LABELS:.0%} of them labels, 7 slices an event\n")
-    by_cpu, by_wall, rss = run_walk()
-    ours = statistics.median(by_cpu)
+    walks = {form: run_walk(form) for form in FORMS}
+    ours = statistics.median(walks[FORMS[0]][0])
     rows = [
-        ("slicewatch, NDJSON over HTTP to stable storage", ours),
+        *(
+            (
+                f"slicewatch, {form.words}, {form.rows:,} rows a request",
+                statistics.median(by_cpu),
+            )
+            for form, (by_cpu, _, _) in walks.items()
+        ),
         (
             "river ADWIN in a dict, 7 slices × 1 signal",
             statistics.median(run_river(1, REQUESTS_A_RUN)),
@@ -243,8 +324,11 @@ def compare() -> None:
     print(f"{'':48}{'events/CPU-s':>14}{'µs an event':>14}{'ours, times':>14}")
     for what, figure in rows:
         print(f"{what:48}{figure:14,.0f}{1e6 / figure:14.1f}{ours / figure:14.1f}")
-    print(f"\nspread {min(by_cpu):,.0f} to {max(by_cpu):,.0f} events/CPU-s; ", end="")
-    print(f"{statistics.median(by_wall):,.0f} events/s of wall time; {rss:,.0f} MB resident")
+    for form, (by_cpu, by_wall, rss) in walks.items():
+        print(f"\n{form.words}, {form.rows} a request: ", end="")
+        print(f"{min(by_cpu):,.0f} to {max(by_cpu):,.0f} events/CPU-s; ", end="")
+        print(f"{statistics.median(by_wall):,.0f} events/s of wall time; {rss:,.0f} MB", end="")
+    print()
 
 
 def profile() -> None:
@@ -253,36 +337,46 @@ def profile() -> None:
     from service.engine.journal import SqlEventLog
     from service.engine.ports import BATCH, Entry
     from service.ingest.frame import to_frame
+
+    for form in FORMS:
+        stages = dict.fromkeys(("decode", "frame", "append", "fold"), 0.0)
+        now = SystemClock().now()
+        fold = Fold()
+        n = 0
+        with tempfile.TemporaryDirectory() as name:
+            database = Database.in_directory(Path(name))
+            database.create_tables()
+            log = SqlEventLog(database)
+            for run in range(3):
+                for number, body in enumerate(form.bodies(events(run))):
+                    marks = [time.process_time()]
+                    batch = _decoded(form, body, now)
+                    marks.append(time.process_time())
+                    frame = to_frame(batch)
+                    marks.append(time.process_time())
+                    entry = Entry("bench", BATCH, frame, now, f"{run}-{number}")
+                    log.append([entry])
+                    marks.append(time.process_time())
+                    fold.apply(entry)
+                    marks.append(time.process_time())
+                    if run:
+                        n += len(batch)
+                        for stage, start, end in zip(stages, marks, marks[1:], strict=False):
+                            stages[stage] += end - start
+            database.close()
+        print(f"\n{form.words}, {form.rows} a request")
+        for stage, seconds in stages.items():
+            print(f"{stage:10}{seconds / n * 1e6:8.2f} µs an event")
+        print(f"{'all':10}{sum(stages.values()) / n * 1e6:8.2f} µs an event")
+
+
+def _decoded(form: Form, body: bytes, now: int) -> EventBatch:
+    from service.ingest.arrow_bodies import decode_arrow
     from service.ingest.json_rows import decode_json
 
-    stages = dict.fromkeys(("decode", "frame", "append", "fold"), 0.0)
-    now = SystemClock().now()
-    fold = Fold()
-    n = 0
-    with tempfile.TemporaryDirectory() as name:
-        database = Database.in_directory(Path(name))
-        database.create_tables()
-        log = SqlEventLog(database)
-        for run in range(3):
-            for number, body in enumerate(bodies(events(run))):
-                marks = [time.process_time()]
-                batch, _ = decode_json(body, now, ROWS_A_REQUEST)
-                marks.append(time.process_time())
-                frame = to_frame(batch)
-                marks.append(time.process_time())
-                entry = Entry("bench", BATCH, frame, now, f"{run}-{number}")
-                log.append([entry])
-                marks.append(time.process_time())
-                fold.apply(entry)
-                marks.append(time.process_time())
-                if run:
-                    n += len(batch)
-                    for stage, start, end in zip(stages, marks, marks[1:], strict=False):
-                        stages[stage] += end - start
-        database.close()
-    for stage, seconds in stages.items():
-        print(f"{stage:10}{seconds / n * 1e6:8.2f} µs an event")
-    print(f"{'all':10}{sum(stages.values()) / n * 1e6:8.2f} µs an event")
+    if form.words == "Arrow":
+        return decode_arrow(body, now, form.rows, len(body))[0]
+    return decode_json(body, now, form.rows)[0]
 
 
 def main() -> None:
