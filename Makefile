@@ -5,13 +5,14 @@ PYTHON ?= python3
 ONCE ?=
 PROFILE ?=
 FULL ?=
+FUZZ_SECONDS ?= 60
 
 VENV := .venv
 BIN := $(VENV)/bin
 SYNCED := $(VENV)/.synced
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check format bench bench-client bench-detectors
+.PHONY: help venv demo test check format bench bench-client bench-detectors fuzz
 .DELETE_ON_ERROR:
 
 help: ## say what there is
@@ -45,6 +46,10 @@ bench-client: $(SYNCED) ## what the client costs its program, through a minute o
 
 bench-detectors: $(SYNCED) ## false alarms and delays beside river's; FULL=1 writes detectors/BENCH.md
 	$(BIN)/python -m tests.benchmarks.bench_detectors $(if $(FULL),--full)
+
+fuzz: $(SYNCED) ## each decoder of ingest, FUZZ_SECONDS=60 a door, guided by coverage
+	for door in json arrow otlp otlp-json cloudevents capture gzip zstd; do \
+	    $(BIN)/python tests/fuzz/decoders.py $$door $(FUZZ_SECONDS) || exit 1; done
 
 $(SYNCED): pyproject.toml uv.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 IN_LOOP_BYTES: Final = 256 * 1024  # decoded at once; what is larger or compressed, in a thread
 
+BLOCKING: Final = frozenset({"application/vnd.apache.parquet"})  # read in a process of its own
+
 Decoded = tuple[EventBatch, list[Rejected]]
 Decode = Callable[[bytes], Decoded]
 
@@ -35,7 +37,7 @@ async def decoded_by(request: Request, running: Services, decode: Decode) -> Dec
     max_bytes = running.settings.max_body_bytes
     encoding = request.headers.get("content-encoding")
     body = await _read(request, max_bytes)
-    if encoding is None and len(body) <= IN_LOOP_BYTES:
+    if encoding is None and len(body) <= IN_LOOP_BYTES and media_type(request) not in BLOCKING:
         return decode(body)
     return await asyncio.to_thread(lambda: decode(inflate(body, encoding, max_bytes)))
 

@@ -123,3 +123,14 @@ def nested(
         else:
             row[field] = value
     return {name: value for name, value in row.items() if value is not None and value != {}}
+
+
+def renamed(document: Document, mapping: Mapping[str, str]) -> Document:
+    """The document with its fields in the flat form renamed, as a file's columns are."""
+    flat: dict[str, Any] = {}
+    for name, value in document.fields.items():
+        if name in ("attributes", "features") and isinstance(value, dict):
+            flat |= {f"{name}.{inner}": each for inner, each in value.items()}
+        else:
+            flat[name] = value
+    return replace(document, fields=nested(flat, mapping))

@@ -34,7 +34,7 @@ from service.ingest.arrow import (
     columns_to_batch,
 )
 from service.ingest.captures import Read, documents_of_line, reader_of
-from service.ingest.documents import accepted_of, nested
+from service.ingest.documents import accepted_of, nested, renamed
 from service.ingest.events import (
     LABEL,
     PREDICTION,
@@ -330,7 +330,7 @@ def _read_lines(path: Path, mapping: Mapping[str, str], default_model: str | Non
         if not parts:
             capture = reader_of(path, some[0][1], default_model)
         if capture is not None:
-            parts.append(_rows_of_capture(some, capture))
+            parts.append(_rows_of_capture(some, capture, mapping))
         else:
             parts.append(_rows_of_lines(some, mapping, default_model))
     if not parts:
@@ -349,11 +349,15 @@ def _merged(parts: Sequence[_Read]) -> _Read:
     )
 
 
-def _rows_of_capture(lines: Sequence[tuple[int, bytes]], capture: Read) -> _Read:
+def _rows_of_capture(
+    lines: Sequence[tuple[int, bytes]], capture: Read, mapping: Mapping[str, str]
+) -> _Read:
     """Rows of a capture, at the place of their line; labels may be without a time."""
     documents, at = [], []
     for index, line in lines:
         of_line = documents_of_line(capture, line)
+        if mapping:
+            of_line = [renamed(document, mapping) for document in of_line]
         documents += of_line
         at += [index] * len(of_line)
     place = np.array(at, np.int64)
