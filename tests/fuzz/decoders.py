@@ -5,12 +5,18 @@ What a decoder may raise is ours; anything else ends the process with the input 
 
 from __future__ import annotations
 
+import gzip
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 import atheris
+import pyarrow as pa
+import zstandard
+from google.protobuf import json_format
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
 with atheris.instrument_imports(include=["service.ingest"]):
     from service.errors import SlicewatchError
@@ -22,6 +28,11 @@ with atheris.instrument_imports(include=["service.ingest"]):
     from service.ingest.json_rows import decode_json
     from service.ingest.otlp import decode_otlp
 
+OTLP: Final = """{"resourceLogs": [{"scopeLogs": [{"logRecords": [{"timeUnixNano": "1",
+    "eventName": "slicewatch.prediction", "attributes": [
+    {"key": "id", "value": {"stringValue": "a"}},
+    {"key": "features", "value": {"kvlistValue": {"values": [{"key": "e", "value":
+    {"arrayValue": {"values": [{"doubleValue": 1.5}]}}}]}}}]}]}]}]}"""
 NOW: Final = 1_795_341_700_000_000
 MAX_ROWS: Final = 1_000
 MAX_BYTES: Final = 1 << 20
@@ -46,6 +57,25 @@ DOORS: Final[dict[str, Callable[[bytes], Any]]] = {
 }
 
 
+def seeds() -> list[bytes]:
+    """Whole bodies of every door to begin with: what real senders send, and the like of it."""
+    sent = (Path(__file__).parents[1] / "data" / "senders").iterdir()
+    whole = [path.read_bytes().rpartition(b"\r\n\r\n")[2] for path in sorted(sent)]
+    table = pa.table({"id": ["a"], "model": ["m"], "output": ["x"], "features.e": [[1.5, 2.0]]})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    logs = ExportLogsServiceRequest()
+    json_format.Parse(OTLP, logs)
+    capture = b'{"captureData": {"endpointInput": {"data": "1,2", "encoding": "CSV"}},'
+    capture += b' "eventMetadata": {"eventId": "a"}}'
+    event = b'{"specversion": "1.0", "id": "a", "type": "%s", "data": %s}'
+    kinds = (b"org.kubeflow.serving.inference.request", b"io.seldon.serving.inference.response")
+    events = [event % (kind, body) for kind in kinds for body in whole if body.startswith(b"{")]
+    bodies = [*whole, *events, capture, sink.getvalue().to_pybytes(), logs.SerializeToString()]
+    return [*bodies, gzip.compress(whole[0]), zstandard.ZstdCompressor().compress(whole[0])]
+
+
 def main(door: str, seconds: str) -> None:
     """Fuzz one door for so long."""
     decode = DOORS[door]
@@ -56,8 +86,12 @@ def main(door: str, seconds: str) -> None:
         except SlicewatchError:
             pass
 
-    atheris.Setup([sys.argv[0], f"-max_total_time={seconds}", "-max_len=4096"], once)
-    atheris.Fuzz()
+    with tempfile.TemporaryDirectory() as corpus:
+        for place, body in enumerate(seeds()):
+            (Path(corpus) / str(place)).write_bytes(body)
+        options = [f"-max_total_time={seconds}", "-max_len=8192", "-verbosity=0"]
+        atheris.Setup([sys.argv[0], *options, corpus], once)
+        atheris.Fuzz()
 
 
 if __name__ == "__main__":
