@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from detectors import Budget, Detections
 from service.ingest.events import LABEL, PREDICTION, Bools, Codes, EventBatch, Floats
