@@ -1,4 +1,4 @@
-"""Commands: `slicewatch serve`, `demo`, `replay`, `backtest`, `apply`, `keys`.
+"""Commands: `slicewatch serve`, `demo`, `replay`, `backtest`, `apply`, and `management`.
 
 Each command imports what it needs when it runs, so that `slicewatch --help` answers at once. What
 a command prints on standard output is its answer; progress and problems go to standard error.
@@ -6,21 +6,22 @@ a command prints on standard output is its answer; progress and problems go to s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from service.console import problems_told as _problems_told
+from service.console import settings_of as _settings
+from service.management import register
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from service.ingest.events import Rejected
-    from service.keys import Keys
     from service.replay import Source
-    from service.settings import Settings
 
 app = typer.Typer(
     name="slicewatch",
@@ -28,8 +29,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-keys_app = typer.Typer(help="Make, list, rotate and revoke keys.", no_args_is_help=True)
-app.add_typer(keys_app, name="keys")
+register(app)
 
 
 class Form(StrEnum):
@@ -37,14 +37,6 @@ class Form(StrEnum):
 
     TEXT = "text"
     JSON = "json"
-
-
-class ScopeName(StrEnum):
-    """What a key may do."""
-
-    INGEST = "ingest"
-    READ = "read"
-    ADMIN = "admin"
 
 
 RowsFiles = Annotated[
@@ -191,93 +183,6 @@ def apply(
             typer.echo(f"{model}: applied")
 
 
-@keys_app.command("create")
-def create_key(
-    tenant: Annotated[str, typer.Option(help="Comes to be with its first key.")],
-    scope: Annotated[list[ScopeName], typer.Option(help="May be given several times.")],
-) -> None:
-    """Print a new key, once, on a line of its own."""
-    from service.keys import Scope
-
-    with _keys() as keys:
-        key = keys.create(tenant, [Scope(name) for name in scope])
-    typer.echo("This key is shown once; only its hash is kept.", err=True)
-    typer.echo(key)
-
-
-@keys_app.command("list")
-def list_keys(
-    tenant: Annotated[str | None, typer.Option(help="Of this tenant alone.")] = None,
-) -> None:
-    """Print each key's id, tenant, scopes, and when it was made or revoked; never a secret."""
-    from service.clock import to_rfc3339
-
-    with _keys() as keys:
-        for key in keys.list(tenant):
-            ends = "" if key.revoked_at is None else f"revoked {to_rfc3339(key.revoked_at)}"
-            scopes = ",".join(sorted(key.scopes))
-            typer.echo(f"{key.id}\t{key.tenant}\t{scopes}\t{to_rfc3339(key.created_at)}\t{ends}")
-
-
-@keys_app.command("rotate")
-def rotate_key(key_id: Annotated[str, typer.Argument(metavar="KEY-ID")]) -> None:
-    """Print a new key like this one, which lives on beside it for a day."""
-    with _keys() as keys:
-        key = keys.rotate(key_id)
-    typer.echo("This key is shown once; the old one works for another day.", err=True)
-    typer.echo(key)
-
-
-@keys_app.command("revoke")
-def revoke_key(key_id: Annotated[str, typer.Argument(metavar="KEY-ID")]) -> None:
-    """End a key; running servers notice within a second."""
-    with _keys() as keys:
-        keys.revoke(key_id)
-    typer.echo(f"{key_id}: revoked", err=True)
-
-
-@contextmanager
-def _keys() -> Iterator[Keys]:
-    """The key store of the data directory, a running server's as well."""
-    from service.clock import SystemClock
-    from service.database import Database
-    from service.keys import Keys
-
-    with _problems_told():
-        settings = _settings()
-        database = (
-            Database.in_directory(settings.data_dir)
-            if settings.database_url is None
-            else Database(settings.database_url)
-        )
-        try:
-            database.create_tables()
-            yield Keys(database, SystemClock())
-        finally:
-            database.close()
-
-
-def _settings(**stated: Any) -> Settings:
-    """The settings, with what the command line states; raises InvalidRequest that names one."""
-    from tomllib import TOMLDecodeError
-
-    from pydantic import ValidationError
-
-    from service.errors import InvalidRequest
-    from service.settings import Settings
-
-    try:
-        return Settings(**{name: value for name, value in stated.items() if value is not None})
-    except ValidationError as error:
-        problems = (
-            f"setting {'.'.join(map(str, problem['loc']))}: {problem['msg']}"
-            for problem in error.errors(include_url=False, include_input=False)
-        )
-        raise InvalidRequest("; ".join(problems)) from None
-    except TOMLDecodeError as error:
-        raise InvalidRequest(f"slicewatch.toml: {error}") from None
-
-
 def _source(files: list[str], pairs: list[str], model: str | None) -> Source:
     """The files that the arguments name, and how they are read."""
     from service.errors import InvalidRequest
@@ -326,20 +231,6 @@ def _stderr() -> Console:
     from rich.console import Console
 
     return Console(stderr=True)
-
-
-@contextmanager
-def _problems_told() -> Iterator[None]:
-    """A problem that we raise on purpose is one line on standard error and exit code 1."""
-    from service.errors import SlicewatchError
-
-    try:
-        yield
-    except SlicewatchError as error:
-        typer.echo(f"slicewatch: {error}", err=True)
-        raise typer.Exit(1) from None
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import gc
 import random
 import secrets
@@ -11,8 +10,8 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from hmac import compare_digest
 from importlib.metadata import version
@@ -23,8 +22,9 @@ import prometheus_client
 import uvicorn
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 
-from service import logs, problems
+from service import audit, logs, problems
 from service.alerts import routes as alerts
+from service.body_cap import BodyCap
 from service.clock import Clock, SystemClock
 from service.database import Database
 from service.deadlines import protocol
@@ -35,7 +35,8 @@ from service.engine.journal import SqlEventLog
 from service.engine.processor import Processor
 from service.engine.state_store import SqlStateStore
 from service.engine.views import slice_views
-from service.errors import Conflict, TryLater, Unauthorized
+from service.errors import TryLater, Unauthorized
+from service.hold import held
 from service.ingest import foreign_routes as foreign
 from service.ingest import routes as ingest
 from service.keys import Keys
@@ -45,6 +46,7 @@ from service.notify import routes as notify
 from service.notify.egress import Egress
 from service.notify.outbox import enqueue
 from service.notify.worker import Worker
+from service.quotas import Quotas
 from service.retention import Retention
 from service.schedule import Schedule
 from service.services import Services, services
@@ -119,9 +121,12 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
         keys=Keys(database, clock),
         engine=engine,
         metrics=metrics,
+        quotas=Quotas(metrics),
         outbox_wake=worker.wake,
     )
-    for part in (ingest, models, alerts, notify):
+    app.add_middleware(BodyCap, metrics=metrics)
+    app.add_middleware(audit.Audit, services=lambda: app.state.services)
+    for part in (ingest, models, alerts, notify, audit):
         app.include_router(part.router)
     app.include_router(foreign.otlp)
     app.include_router(foreign.cloudevents)
@@ -138,7 +143,7 @@ def serve(settings: Settings) -> None:
     logs.configure()
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
     app = create_app(settings)
-    with _held(settings.data_dir):
+    with held(settings.data_dir):
         pass  # it is told here in plain words; the lifespan takes it again, and keeps it
     config = uvicorn.Config(
         app,
@@ -213,7 +218,7 @@ async def _lifespan(
     background: Sequence[Callable[[], Coroutine[Any, Any, None]]],
 ) -> AsyncIterator[None]:
     running: Services = app.state.services
-    with _held(settings.data_dir):
+    with held(settings.data_dir):
         engine.start()
         await asyncio.to_thread(engine.wait_until_ready, READY_WAIT_SECONDS)
         tasks = [asyncio.create_task(run()) for run in background]
@@ -225,17 +230,6 @@ async def _lifespan(
             await asyncio.gather(*tasks, return_exceptions=True)
             if await asyncio.to_thread(engine.stop):
                 running.database.close()
-
-
-@contextmanager
-def _held(directory: Path) -> Iterator[None]:
-    """The directory, for this process alone."""
-    with (directory / "slicewatch.lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Conflict("data_dir: another server has it") from None
-        yield
 
 
 def _database(settings: Settings) -> Database:

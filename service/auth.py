@@ -9,9 +9,10 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from service.errors import Forbidden
 from service.keys import Key, Scope, Tenant
+from service.quotas import Quota
 from service.services import Services, services
 
-__all__ = ["Scope", "Tenant", "requires", "requires_key", "services"]
+__all__ = ["Scope", "Tenant", "requires", "requires_key", "requires_quota", "services"]
 
 _scheme = HTTPBearer(auto_error=False, description="`sw_<key id>_<secret>`")  # for the OpenAPI page
 
@@ -32,6 +33,8 @@ def requires_key(*scopes: Scope) -> Callable[..., Awaitable[Key]]:
         request: Request, running: Annotated[Services, Depends(services)], _shown: _Documented
     ) -> Key:
         key = running.keys.authenticate(request.headers.get("authorization"))
+        if wanted == {Scope.ADMIN}:
+            request.state.manager = key  # `service.audit` writes down what it does
         if not wanted & key.scopes:
             raise Forbidden(refusal)
         return key
@@ -44,6 +47,28 @@ def requires(*scopes: Scope) -> Callable[..., Awaitable[Tenant]]:
     authenticated = requires_key(*scopes)
 
     async def tenant(key: Annotated[Key, Depends(authenticated)]) -> Tenant:
+        return key.tenant
+
+    return tenant
+
+
+def requires_quota(*scopes: Scope) -> Callable[..., Awaitable[Tenant]]:
+    """`requires`, for a route that takes rows in: raises RateLimited for a tenant over its rate.
+
+    It is asked before the body is read.
+    """
+    authenticated = requires_key(*scopes)
+
+    async def tenant(
+        key: Annotated[Key, Depends(authenticated)],
+        running: Annotated[Services, Depends(services)],
+    ) -> Tenant:
+        settings = running.settings
+        quota = Quota(
+            key.rows_per_second or settings.tenant_rows_per_second,
+            key.bytes_per_second or settings.tenant_bytes_per_second,
+        )
+        running.quotas.admit(key.tenant, quota)
         return key.tenant
 
     return tenant

@@ -19,8 +19,10 @@ from sqlalchemy import Row, insert, select, update
 
 from service.clock import Clock
 from service.database import Database
-from service.errors import Conflict, InvalidRequest, NotFound, Unauthorized
+from service.errors import Conflict, Forbidden, InvalidRequest, NotFound, Unauthorized
 from service.tables import keys as table
+from service.tables import tenants
+from service.tenants import introduce
 
 Tenant = NewType("Tenant", str)
 
@@ -30,6 +32,10 @@ _HEADER: Final = re.compile(r"(?i:bearer) +sw_([0-9a-f]{16})_([A-Za-z0-9_-]{43})
 _CACHE_MICROSECONDS: Final = 1_000_000  # a revoked key stops within a second
 _CACHED_KEYS: Final = 10_000  # then the cache starts again
 ROTATION_OVERLAP_SECONDS: Final = 86_400
+
+_WITH_TENANT: Final = select(
+    table, tenants.c.disabled_at, tenants.c.rows_per_second, tenants.c.bytes_per_second
+).outerjoin(tenants, tenants.c.tenant == table.c.tenant)
 
 
 class Scope(StrEnum):
@@ -49,6 +55,9 @@ class Key:
     scopes: frozenset[Scope]
     created_at: int  # microseconds since 1970, UTC
     revoked_at: int | None  # in the future while a rotation overlaps
+    is_disabled: bool  # its tenant is
+    rows_per_second: int | None  # what its tenant may send; None: the settings' default
+    bytes_per_second: int | None
 
     def is_live(self, now: int) -> bool:
         """It may be used now."""
@@ -83,21 +92,23 @@ class Keys:
         if not wanted:
             raise InvalidRequest("scopes: at least one of ingest, read, admin")
         key_id, secret = secrets.token_hex(8), secrets.token_urlsafe(32)
+        now = self._clock.now()
         with self._database.write() as connection:
+            introduce(connection, tenant, now)
             connection.execute(
                 insert(table).values(
                     id=key_id,
                     tenant=tenant,
                     scopes=" ".join(wanted),
                     secret_sha256=_sha256(secret),
-                    created_at=self._clock.now(),
+                    created_at=now,
                 )
             )
         return f"sw_{key_id}_{secret}"
 
     def list(self, tenant: str | None = None) -> Sequence[Key]:
         """The keys of a tenant or of all, oldest first."""
-        query = select(table).order_by(table.c.created_at, table.c.id)
+        query = _WITH_TENANT.order_by(table.c.created_at, table.c.id)
         if tenant is not None:
             query = query.where(table.c.tenant == tenant)
         with self._database.read() as connection:
@@ -117,11 +128,18 @@ class Keys:
 
     def revoke(self, key_id: str) -> None:
         """End a key now; running servers notice within a second."""
-        self._find(key_id)
+        self.find(key_id)
         self._revoke(key_id, self._clock.now())
 
+    def find(self, key_id: str) -> Key:
+        """The key with this id. Raises NotFound."""
+        return self._find(key_id).key
+
     def authenticate(self, authorization: str | None) -> Key:
-        """The live key that an Authorization header proves. Raises Unauthorized."""
+        """The live key that an Authorization header proves.
+
+        Raises Unauthorized; Forbidden where its tenant is disabled.
+        """
         match = _HEADER.fullmatch(authorization or "")
         if match is None:
             raise Unauthorized("Authorization: expected Bearer and a key that starts with sw_")
@@ -131,6 +149,8 @@ class Keys:
             raise Unauthorized("Authorization: no such key")
         if not looked.key.is_live(now):
             raise Unauthorized("Authorization: the key is revoked")
+        if looked.key.is_disabled:
+            raise Forbidden("Authorization: the tenant is disabled")
         return looked.key
 
     def _look(self, key_id: str, now: int) -> _Looked | None:
@@ -149,7 +169,7 @@ class Keys:
 
     def _find(self, key_id: str) -> _Looked:
         with self._database.read() as connection:
-            row = connection.execute(select(table).where(table.c.id == key_id)).one_or_none()
+            row = connection.execute(_WITH_TENANT.where(table.c.id == key_id)).one_or_none()
         if row is None:
             raise NotFound("key: no such key")
         return _Looked(_key(row), row.secret_sha256, self._clock.now())
@@ -171,4 +191,7 @@ def _key(row: Row[tuple[object, ...]]) -> Key:
         scopes=frozenset(Scope(scope) for scope in row.scopes.split()),
         created_at=row.created_at,
         revoked_at=row.revoked_at,
+        is_disabled=row.disabled_at is not None,
+        rows_per_second=row.rows_per_second,
+        bytes_per_second=row.bytes_per_second,
     )

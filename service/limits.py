@@ -33,10 +33,13 @@ class Cap:
 
 
 REJECTED_ROWS: Final = Cap("rejected_rows", 10_000, "rows a tenant", Overflow.FORGET_OLDEST)
+MANAGEMENT_BODY: Final = Cap("management_body", 256 * 1024, "bytes a request", Overflow.REFUSE)
 QUESTIONS: Final = Cap("questions", 256, "queries of live state waiting", Overflow.REFUSE)
 HALVES: Final = Cap(
     "halves", 10_000, "requests and responses of a model that wait", Overflow.RELEASE_OLDEST
 )
+TENANT_ROWS: Final = "tenant_rows"
+TENANT_BYTES: Final = "tenant_bytes"
 GROUP_BATCHES: Final = 64  # of one commit; no cap: what is over waits for the next
 
 
@@ -48,6 +51,9 @@ def caps(settings: Settings) -> tuple[Cap, ...]:
         Cap("request_rows", settings.max_rows_per_request, "rows a request", Overflow.REFUSE),
         Cap("queue_batches", settings.queue_batches, "batches waiting", Overflow.REFUSE),
         Cap("queue_bytes", settings.queue_bytes, "bytes waiting", Overflow.REFUSE),
+        MANAGEMENT_BODY,
+        Cap(TENANT_ROWS, settings.tenant_rows_per_second, "rows a second", Overflow.REFUSE),
+        Cap(TENANT_BYTES, settings.tenant_bytes_per_second, "bytes a second", Overflow.REFUSE),
         QUESTIONS,
         REJECTED_ROWS,
         HALVES,

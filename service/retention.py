@@ -5,6 +5,7 @@
 - refused rows: after `rejected_retention_seconds`; what is over `rejected_rows`, when it is written
 - deliveries that are done, with their attempts: after `delivery_retention_seconds`
 - alerts that are over, with their history: after `alert_retention_seconds`
+- the audit log: after `audit_retention_seconds`
 - slots of jobs: all but the newest thousand of each
 
 It is one job of `service.schedule`. A slot is one short transaction, so that whoever sends waits
@@ -25,6 +26,7 @@ from service.settings import Settings
 from service.tables import (
     acknowledgements,
     alerts,
+    audit,
     job_slots,
     jobs,
     journal,
@@ -69,6 +71,7 @@ class Retention:
                 outbox.forget(
                     connection, _before(run, settings.delivery_retention_seconds), ROWS_AT_ONCE
                 ),
+                _forget_audit(connection, _before(run, settings.audit_retention_seconds)),
                 _forget_alerts(connection, _before(run, settings.alert_retention_seconds)),
             ]
             _forget_slots(connection)
@@ -131,6 +134,10 @@ def _forget_journal(
 def _forget_rejected(connection: Connection, before: int) -> int:
     key = (rejected.c.tenant, rejected.c.seq, rejected.c.index)
     return _forget_where(connection, rejected, key, rejected.c.received_at < before)
+
+
+def _forget_audit(connection: Connection, before: int) -> int:
+    return _forget_where(connection, audit, (audit.c.tenant, audit.c.id), audit.c.at < before)
 
 
 def _forget_alerts(connection: Connection, before: int) -> int:

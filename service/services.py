@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from service.engine.engine import Engine
     from service.keys import Keys
     from service.metrics import Metrics
+    from service.quotas import Quotas
     from service.settings import Settings
 
 
@@ -27,6 +28,7 @@ class Services:
     keys: Keys
     engine: Engine
     metrics: Metrics
+    quotas: Quotas
     outbox_wake: Callable[[], None]  # tells the delivery worker to look now; any thread may
 
 

@@ -55,6 +55,8 @@ class Settings(BaseSettings):
     # What is taken in.
     max_body_bytes: Nat = 32 * MIB  # counted after decompression
     max_rows_per_request: Nat = 100_000
+    tenant_rows_per_second: Nat = 1_000_000  # a tenant for which `slicewatch tenants` says nothing
+    tenant_bytes_per_second: Nat = 1024 * MIB  # of bodies as they are sent
     queue_batches: Nat = 256  # accepted from the wire and not yet on storage
     queue_bytes: Nat = 256 * MIB
     # Log records of others at /v1/logs: {event name: {attribute: field of the contract}}; JSON in
@@ -67,6 +69,7 @@ class Settings(BaseSettings):
     rejected_retention_seconds: Nat = 30 * DAY
     delivery_retention_seconds: Nat = 30 * DAY  # from when it was made; while it waits it stays
     alert_retention_seconds: Nat = 400 * DAY  # from the last change of one that is over
+    audit_retention_seconds: Nat = 400 * DAY
 
     # How it is folded.
     tick_seconds: Nat = MINUTE  # of wall time between journaled ticks

@@ -158,6 +158,30 @@ keys = Table(
     Index("keys_by_tenant", "tenant"),
 )
 
+tenants = Table(
+    "tenants",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("created_at", BigInteger, nullable=False),
+    Column("disabled_at", BigInteger),
+    Column("rows_per_second", BigInteger),  # NULL: as the settings have it for everyone
+    Column("bytes_per_second", BigInteger),
+)
+
+audit = Table(  # what was done to a tenant's own things; service.audit
+    "audit",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("id", Text, primary_key=True),
+    Column("at", BigInteger, nullable=False),
+    Column("who", Text, nullable=False),
+    Column("what", Text, nullable=False),
+    Column("object", Text, nullable=False),
+    Column("where", Text, nullable=False),
+    Column("status", Integer, nullable=False),
+    Index("audit_by_time", "tenant", "at"),
+)
+
 jobs = Table(  # who runs a job's next slot; service.schedule
     "jobs",
     metadata,

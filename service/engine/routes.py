@@ -56,7 +56,7 @@ async def put_reference(
     """Upload labelled rows, in any form that `/v1/events` takes, as what normal was."""
     now = running.clock.now()
     decode = decoder(request, running.settings, now)
-    batch, rejected = await decoded_by(request, running, decode)
+    batch, rejected = await decoded_by(request, running, tenant, decode)
     body = msgspec.json.encode({"model": model}) + b"\n" + to_frame(batch, rejected)
     entry = Entry(tenant, REFERENCE, body, now)
     receipt = await running.engine.submit(entry)

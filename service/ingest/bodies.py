@@ -29,17 +29,21 @@ Decoded = tuple[EventBatch, list[Rejected]]
 Decode = Callable[[bytes], Decoded]
 
 
-async def decoded_by(request: Request, running: Services, decode: Decode) -> Decoded:
-    """What `decode` makes of a request's body without its codings.
+async def decoded_by(request: Request, running: Services, tenant: str, decode: Decode) -> Decoded:
+    """What `decode` makes of a request's body without its codings, taken off the tenant's quota.
 
     Raises UnsupportedMedia, TooLarge and what `decode` raises.
     """
     max_bytes = running.settings.max_body_bytes
     encoding = request.headers.get("content-encoding")
     body = await _read(request, max_bytes)
+    running.quotas.charge(tenant, n_bytes=len(body))
     if encoding is None and len(body) <= IN_LOOP_BYTES and media_type(request) not in BLOCKING:
-        return decode(body)
-    return await asyncio.to_thread(lambda: decode(inflate(body, encoding, max_bytes)))
+        rows = decode(body)
+    else:
+        rows = await asyncio.to_thread(lambda: decode(inflate(body, encoding, max_bytes)))
+    running.quotas.charge(tenant, n_rows=len(rows[0]) + len(rows[1]))
+    return rows
 
 
 async def take_in(
@@ -57,7 +61,7 @@ async def take_in(
     """
     nothing: NothingDecoded | None = None
     try:
-        batch, refused = await decoded_by(request, running, decode)
+        batch, refused = await decoded_by(request, running, tenant, decode)
     except NothingDecoded as error:
         batch, refused, nothing = NO_ROWS, list(error.rejected), error
     frame = to_frame(batch, refused)

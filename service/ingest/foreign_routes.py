@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Header, Request, Response
 from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 
-from service.auth import Scope, Tenant, requires
+from service.auth import Scope, Tenant, requires_quota
 from service.errors import InvalidRequest, TryLater, UnsupportedMedia
 from service.ingest.bodies import Decoded, media_type, take_in
 from service.ingest.cloudevents import BATCH, STRUCTURED, decode_cloudevents
@@ -24,7 +24,7 @@ from service.services import Services, services
 log = structlog.get_logger()
 
 Running = Annotated[Services, Depends(services)]
-Sender = Annotated[Tenant, Depends(requires(Scope.INGEST))]
+Sender = Annotated[Tenant, Depends(requires_quota(Scope.INGEST))]
 
 REASONS_SHOWN: Final = 5  # refused records that a partial success tells of; all are counted
 

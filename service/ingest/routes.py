@@ -12,7 +12,7 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy import and_, or_, select
 
-from service.auth import Scope, Tenant, requires
+from service.auth import Scope, Tenant, requires, requires_quota
 from service.clock import to_rfc3339
 from service.errors import InvalidRequest, UnsupportedMedia
 from service.ingest.arrow_bodies import decode_arrow, decode_parquet
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 router = APIRouter(tags=["ingest"])
 
 Running = Annotated[Services, Depends(services)]
-Sender = Annotated[Tenant, Depends(requires(Scope.INGEST))]
+Sender = Annotated[Tenant, Depends(requires_quota(Scope.INGEST))]
 Reader = Annotated[Tenant, Depends(requires(Scope.READ, Scope.ADMIN))]
 
 ERRORS_SHOWN: Final = 100  # rows named in an answer; their number is exact all the same
