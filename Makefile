@@ -4,6 +4,7 @@
 PYTHON ?= python3
 ONCE ?=
 PROFILE ?=
+WRITE ?=
 FULL ?=
 FUZZ_SECONDS ?= 60
 
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 SYNCED := $(VENV)/.synced
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check format bench bench-client bench-detectors fuzz
+.PHONY: help venv demo test check format bench bench-client bench-detectors test-faults soak fuzz
 .DELETE_ON_ERROR:
 
 help: ## say what there is
@@ -25,6 +26,19 @@ demo: $(SYNCED) ## watch a hospital; ONCE=1 ends by itself, with 1 if the slice 
 
 test: $(SYNCED) ## run the tests
 	$(BIN)/pytest -q
+
+test-faults: $(SYNCED) ## break a running service in every way that fits in minutes; WRITE=1 keeps the figures
+	$(call faults,fast,fault)
+
+soak: $(SYNCED) ## the same for an hour, and in numbers
+	$(call faults,full,fault or soak)
+
+define faults
+	@rm -f .figures.jsonl
+	SLICEWATCH_LANE=$(1) SLICEWATCH_FIGURES=.figures.jsonl \
+	    $(BIN)/pytest -q -m '$(2)' tests/acceptance
+	$(if $(WRITE),$(BIN)/python tests/acceptance/results.py .figures.jsonl)
+endef
 
 check: $(SYNCED) ## formatting, lint, types, imports, tests
 	$(BIN)/ruff format --check .

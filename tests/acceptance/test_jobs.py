@@ -25,10 +25,13 @@ from service.database import Database
 from service.metrics import Metrics
 from service.schedule import Job, Run, Schedule
 from service.tables import job_slots
+from tests.figures import Figures
 
 EVERY_SECONDS, LEASE_SECONDS, WORK_SECONDS = 0.02, 0.5, 0.03
 N_KILLS = N_STOPS = 3
 WITHIN_SECONDS = 20.0
+
+pytestmark = pytest.mark.fault
 
 Said = queue.SimpleQueue[tuple["Process", str]]
 
@@ -112,7 +115,7 @@ def await_progress(database: Database, n_more: int) -> None:
 
 @pytest.mark.parametrize("n", [2, 4])
 def test_slots_run_twice_0_with_holders_killed_and_stopped_at_work(
-    tmp_path: Path, database: Database, n: int, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, database: Database, n: int, figures: Figures
 ) -> None:
     n_refused = 0
     with processes(tmp_path, n) as said:
@@ -132,11 +135,14 @@ def test_slots_run_twice_0_with_holders_killed_and_stopped_at_work(
     with database.read() as connection:
         ran = list(connection.scalars(select(effects.c.slot).order_by(effects.c.slot)))
         holders = set(connection.scalars(select(effects.c.holder)))
-    with capsys.disabled():
-        print(  # noqa: T201 - the figures of the run
-            f"\nprocesses={n} slots={len(ran)} kills={N_KILLS} stops={N_STOPS} "
-            f"refused={n_refused} twice={len(ran) - len(set(ran))}"
-        )
+    figures(
+        f"{n} processes share a job",
+        slots=len(ran),
+        kills=N_KILLS,
+        stops=N_STOPS,
+        refused=n_refused,
+        twice=len(ran) - len(set(ran)),
+    )
     assert ran == list(range(1, len(ran) + 1))  # each once, none left out
     assert n_refused == N_STOPS and len(holders) > 1
 
