@@ -34,6 +34,7 @@ class Cap:
 
 REJECTED_ROWS: Final = Cap("rejected_rows", 10_000, "rows a tenant", Overflow.FORGET_OLDEST)
 MANAGEMENT_BODY: Final = Cap("management_body", 256 * 1024, "bytes a request", Overflow.REFUSE)
+QUEUE_SHARE: Final = Cap("queue_share", 50, "% of the queue a tenant", Overflow.REFUSE)
 QUESTIONS: Final = Cap("questions", 256, "queries of live state waiting", Overflow.REFUSE)
 HALVES: Final = Cap(
     "halves", 10_000, "requests and responses of a model that wait", Overflow.RELEASE_OLDEST
@@ -54,6 +55,7 @@ def caps(settings: Settings) -> tuple[Cap, ...]:
         MANAGEMENT_BODY,
         Cap(TENANT_ROWS, settings.tenant_rows_per_second, "rows a second", Overflow.REFUSE),
         Cap(TENANT_BYTES, settings.tenant_bytes_per_second, "bytes a second", Overflow.REFUSE),
+        QUEUE_SHARE,
         QUESTIONS,
         REJECTED_ROWS,
         HALVES,

@@ -1,9 +1,13 @@
-"""Inbox: what waits for the engine thread, bounded by number and by bytes."""
+"""Inbox: what waits for the engine thread, bounded by number and by bytes, taken tenant by tenant.
+
+Where there are several tenants, each may hold half of it, and is answered 429 beyond: the other
+half is there for the others, whose entries do not wait behind all of its.
+"""
 
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -11,8 +15,8 @@ from typing import Any
 
 from service.engine.fold import Fold, Receipt
 from service.engine.ports import Entry
-from service.errors import TryLater
-from service.limits import QUESTIONS
+from service.errors import RateLimited, TryLater
+from service.limits import QUESTIONS, QUEUE_SHARE
 from service.metrics import Metrics
 from service.settings import Settings
 
@@ -49,25 +53,39 @@ class Inbox:
         self._limit_bytes = settings.queue_bytes
         self._metrics = metrics
         self._changed = threading.Condition()
-        self._submissions: deque[Submission] = deque()
+        self._waiting: dict[str, deque[Submission]] = {}  # by tenant; whose turn is next, first
+        self._held: Counter[str] = Counter()  # bytes, by tenant
+        self._tenants: set[str] = set()  # who ever sent
+        self._n_batches = 0
         self._questions: deque[Question] = deque()
         self._n_bytes = 0
         self._closed = False
 
     def submit(self, entry: Entry) -> Future[Receipt]:
-        """Queue an entry. Raises TryLater where it is full or closed."""
+        """Queue an entry. Raises TryLater where it is full or closed, RateLimited at the share."""
         submission = Submission(entry)
         with self._changed:
             self._refuse_if_closed()
-            if len(self._submissions) >= self._limit_batches:
-                raise self._full("queue_batches")
-            # An entry larger than the whole bound may pass alone, or it never would.
-            if self._submissions and self._n_bytes + len(entry.body) > self._limit_bytes:
-                raise self._full("queue_bytes")
-            self._submissions.append(submission)
-            self._count(len(entry.body))
+            self._refuse_if_full(entry)
+            self._tenants.add(entry.tenant)
+            self._waiting.setdefault(entry.tenant, deque()).append(submission)
+            self._count(submission, 1)
             self._changed.notify()
         return submission.done
+
+    def _refuse_if_full(self, entry: Entry) -> None:
+        """An entry larger than a whole bound may pass alone, or it never would."""
+        n_bytes = len(entry.body)
+        if self._n_batches >= self._limit_batches:
+            raise self._full("queue_batches")
+        if self._n_batches and self._n_bytes + n_bytes > self._limit_bytes:
+            raise self._full("queue_bytes")
+        own = self._waiting.get(entry.tenant, ())
+        held = self._held[entry.tenant] + n_bytes
+        shared = len(self._tenants | {entry.tenant}) > 1
+        if shared and own and (len(own) >= self._limit_batches / 2 or held > self._limit_bytes / 2):
+            self._metrics.overflow.labels(QUEUE_SHARE.name).inc()
+            raise RateLimited("the tenant has half of the queue: too much of it waits already")
 
     def ask(self, function: Callable[[Fold], Any]) -> Future[Any]:
         """Queue a question. Raises TryLater where too many wait, or it is closed."""
@@ -86,16 +104,24 @@ class Inbox:
         Waits for at most `timeout_seconds` where there is nothing.
         """
         with self._changed:
-            if not (self._submissions or self._questions or self._closed):
+            if not (self._waiting or self._questions or self._closed):
                 self._changed.wait(timeout_seconds)
-            if self._closed and not (self._submissions or self._questions):
+            if self._closed and not (self._waiting or self._questions):
                 return None
-            n = min(limit, len(self._submissions))
-            submissions = [self._submissions.popleft() for _ in range(n)]
+            submissions = [self._next() for _ in range(min(limit, self._n_batches))]
             questions = list(self._questions)
             self._questions.clear()
-            self._count(-sum(len(submission.entry.body) for submission in submissions))
         return Work(submissions, questions)
+
+    def _next(self) -> Submission:
+        """The oldest of the tenant whose turn it is, which is then the last in line."""
+        tenant = next(iter(self._waiting))
+        own = self._waiting.pop(tenant)
+        submission = own.popleft()
+        if own:
+            self._waiting[tenant] = own
+        self._count(submission, -1)
+        return submission
 
     def close(self) -> None:
         """Take nothing new in; what waits may still be taken out."""
@@ -108,9 +134,14 @@ class Inbox:
         """It takes nothing new in."""
         return self._closed
 
-    def _count(self, n_bytes: int) -> None:
+    def _count(self, submission: Submission, sign: int) -> None:
+        entry, n_bytes = submission.entry, sign * len(submission.entry.body)
+        self._n_batches += sign
         self._n_bytes += n_bytes
-        self._metrics.queue_batches.set(len(self._submissions))
+        self._held[entry.tenant] += n_bytes
+        if entry.tenant not in self._waiting:
+            del self._held[entry.tenant]
+        self._metrics.queue_batches.set(self._n_batches)
         self._metrics.queue_bytes.set(self._n_bytes)
 
     def _refuse_if_closed(self) -> None:

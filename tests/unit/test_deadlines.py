@@ -14,9 +14,12 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from service.deadlines import MAX_HEAD_BYTES, protocol
+from service.metrics import Metrics
 from service.settings import Settings
 
 DEADLINE_SECONDS = 0.2
+MAX_CONNECTIONS = 20
+METRICS = Metrics()
 HEAD = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\n"
 
 
@@ -39,12 +42,14 @@ def address() -> Iterator[tuple[str, int]]:
         return PlainTextResponse(await request.body())
 
     settings = Settings(
-        head_deadline_seconds=DEADLINE_SECONDS, body_deadline_seconds=DEADLINE_SECONDS
+        head_deadline_seconds=DEADLINE_SECONDS,
+        body_deadline_seconds=DEADLINE_SECONDS,
+        max_connections=MAX_CONNECTIONS,
     )
     config = uvicorn.Config(
         Starlette(routes=[Route("/", echo, methods=["POST"])]),
         port=0,
-        http=protocol(settings),
+        http=protocol(settings, METRICS),
         ws="none",
         log_config=None,
         timeout_keep_alive=5,
@@ -144,3 +149,22 @@ def test_a_body_longer_than_any_head_may_be_is_taken(
     for _ in range(5):  # how the bytes are cut on their way differs from one to the next
         connection.sendall(head + b"x" * (n_bytes - 5) + b"hello")
         assert answer(connection).endswith(b"hello")
+
+
+def test_a_connection_too_many_is_told_when_to_try_again_before_it_asks(
+    address: tuple[str, int],
+) -> None:
+    made = [socket.create_connection(address, timeout=5) for _ in range(3 * MAX_CONNECTIONS)]
+    answers = [until_closed(connection) for connection in made]
+    for connection in made:
+        connection.close()
+    refused = [answer for answer in answers if answer]
+    assert len(refused) == 2 * MAX_CONNECTIONS
+    for answer in refused:
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 503 ") and b"\r\nretry-after: 5\r\n" in head
+        assert b"application/problem+json" in head and b'"status":503' in body
+    overflow = METRICS.registry.get_sample_value(
+        "slicewatch_overflow_total", {"cap": "connections"}
+    )
+    assert overflow == len(refused)

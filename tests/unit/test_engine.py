@@ -24,7 +24,7 @@ from service.engine.journal import SqlEventLog
 from service.engine.ports import BATCH, CONFIGURE, TICK, Entry, Snapshot
 from service.engine.processor import Processor
 from service.engine.state_store import SqlStateStore
-from service.errors import Conflict, InvalidRequest, TryLater
+from service.errors import Conflict, InvalidRequest, RateLimited, TryLater
 from service.ingest.events import PREDICTION, Categories, EventBatch, Rejected
 from service.ingest.frame import from_frame, to_frame
 from service.metrics import Metrics, SliceView
@@ -365,6 +365,25 @@ async def test_a_full_queue_refuses_for_now(house: House) -> None:
         assert all(isinstance(answer, TryLater) for answer in answers[3:])
         assert running.value("overflow_total", cap="queue_batches") == 2
         assert await running.engine.submit(entry("r3")) == Receipt(1, 0, 0)
+
+
+async def test_a_tenant_may_hold_half_of_a_queue_that_others_use_and_they_come_in_turn(
+    house: House,
+) -> None:
+    house.settings = settings(queue_batches=8)
+    async with Running(house) as running:
+        await running.engine.submit(entry("q", tenant="quiet"))
+        async with Held(running):
+            noisy = [asyncio.ensure_future(running.engine.submit(entry(f"r{i}"))) for i in range(6)]
+            await asyncio.sleep(0)
+            quiet = asyncio.ensure_future(running.engine.submit(entry("s", tenant="quiet")))
+            await asyncio.sleep(0)
+        answers = await both_ways([*noisy, quiet])
+        order = [stored.tenant for stored in SqlEventLog(running.database).read(1)]
+    assert [isinstance(answer, RateLimited) for answer in answers] == [False] * 4 + [True] * 2 + [
+        False
+    ]
+    assert order[:3].count("quiet") == 1  # not behind all of the other's
 
 
 async def test_a_queue_of_too_many_bytes_refuses_for_now(house: House) -> None:
