@@ -70,6 +70,12 @@ def serve(
     port: Annotated[int | None, typer.Option(help="0 takes a free one.")] = None,
 ) -> None:
     """Run the service: API, engine and deliveries in one process on SQLite."""
+    import signal
+    import sys
+
+    # Asked to end while it still loads and replays, it ends: nothing was acknowledged yet.
+    for signal_ in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signal_, lambda *_: sys.exit(0))
     from service.app import serve as run
 
     with _problems_told():

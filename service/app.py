@@ -161,9 +161,10 @@ def serve(settings: Settings) -> None:
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
     if threading.current_thread() is threading.main_thread():
-        # uvicorn raises the signal again once it has stopped; by then it has been obeyed.
+        # Before uvicorn listens it ends at once; and uvicorn raises the signal again once it has
+        # stopped: by then it has been obeyed.
         for signal_ in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(signal_, lambda *_: None)
+            signal.signal(signal_, lambda *_: sys.exit(0))
     # Decoding makes rows by the thousand and drops them at once, none of them in a cycle: at the
     # default threshold the collector would walk them several times a request for nothing.
     gc.freeze()
