@@ -36,6 +36,7 @@ from service.engine.processor import Processor
 from service.engine.state_store import SqlStateStore
 from service.engine.views import slice_views
 from service.errors import TryLater, Unauthorized
+from service.evidence import routes as evidence
 from service.hold import held
 from service.ingest import foreign_routes as foreign
 from service.ingest import routes as ingest
@@ -126,11 +127,12 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
     )
     app.add_middleware(BodyCap, metrics=metrics)
     app.add_middleware(audit.Audit, services=lambda: app.state.services)
-    for part in (ingest, models, alerts, notify, audit):
+    for part in (ingest, models, alerts, notify, audit, evidence):
         app.include_router(part.router)
     app.include_router(foreign.otlp)
     app.include_router(foreign.cloudevents)
     app.include_router(router)
+    app.mount("/static", evidence.static_files())
     problems.install(app, metrics)
     return app
 

@@ -41,6 +41,7 @@ HALVES: Final = Cap(
 )
 TENANT_ROWS: Final = "tenant_rows"
 TENANT_BYTES: Final = "tenant_bytes"
+SESSIONS: Final = Cap("sessions", 100, "browsers signed in with a key", Overflow.FORGET_OLDEST)
 GROUP_BATCHES: Final = 64  # of one commit; no cap: what is over waits for the next
 
 
@@ -59,5 +60,6 @@ def caps(settings: Settings) -> tuple[Cap, ...]:
         QUESTIONS,
         REJECTED_ROWS,
         HALVES,
+        SESSIONS,
         Cap("slice_series", settings.max_slice_series, "series a model", Overflow.MERGE),
     )

@@ -201,3 +201,15 @@ job_slots = Table(  # what was run, written with its effect
     Column("started_at", BigInteger, nullable=False),
     Column("ended_at", BigInteger, nullable=False),
 )
+
+sessions = Table(  # of browsers: who signed in with which key
+    "sessions",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("token_sha256", LargeBinary, primary_key=True),
+    Column("use", Text, nullable=False),  # "session", or "link": a way in that works once
+    Column("key_id", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Index("sessions_by_key", "tenant", "key_id", "created_at"),
+)

@@ -8,6 +8,14 @@ from typing import Any, Final
 
 PERCENTAGES: Final = frozenset({"wer", "cer", "zero_one"})  # losses that are shares
 
+METRIC_NAMES: Final = {
+    "wer": "WER",
+    "cer": "CER",
+    "zero_one": "error rate",
+    "brier": "Brier score",
+    "given": "loss",
+}
+
 PublicAlert = Mapping[str, Any]  # an alert in the contract's form
 
 
@@ -42,6 +50,23 @@ def instant(rfc3339: str) -> str:
 def amount(metric: str, value: float) -> str:
     """A loss: `8.3 %` of a share, else the number."""
     return f"{value * 100:.1f} %" if metric in PERCENTAGES else f"{value:.3g}"
+
+
+def points(metric: str, value: float) -> str:
+    """A difference of losses: `+7.9 points` of a share, else the number."""
+    if metric in PERCENTAGES:
+        return f"{value * 100:+.1f} points".replace("-", "−")
+    return f"{value:+.3g}".replace("-", "−")
+
+
+def count(n: float) -> str:
+    """`12,345`."""
+    return f"{n:,.0f}"
+
+
+def metric_name(metric: str) -> str:
+    """`WER`, `error rate`: a loss as people call it."""
+    return METRIC_NAMES.get(metric, metric.replace("_", " "))
 
 
 def change(effect: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Routes of alerts: `/v1/alerts`, their history, their evidence, and taking one in hand."""
+"""Routes of alerts: `/v1/alerts`, their history, and taking one in hand."""
 
 from __future__ import annotations
 
@@ -77,21 +77,6 @@ def history(tenant: Reader, running: Running, alert_id: str, page: OnePage) -> d
     rows, next_ = _transitions(running, tenant, alert_id, page)
     changes = [{**_change(row), "alert": public_alert(_alert(row))} for row in rows]
     return {"history": changes, "next": next_}
-
-
-@router.get("/v1/alerts/{alert_id}/evidence")
-def evidence(tenant: Reader, running: Running, alert_id: str, page: OnePage) -> dict[str, Any]:
-    """The figures behind the alert, and how they came to be: one row a change, oldest first."""
-    with running.database.read() as connection:
-        shown = _public(_find(connection, tenant, alert_id))
-    rows, next_ = _transitions(running, tenant, alert_id, page)
-    keys = ("effect", "evidence")
-    changes = [
-        {**_change(row), **{key: then[key] for key in keys}}
-        for row, then in ((row, public_alert(_alert(row))) for row in rows)
-    ]
-    about = ("id", "model", "kind", "state", "slice", "onset", "onset_interval", "summary")
-    return {**{key: shown[key] for key in about + keys}, "history": changes, "next": next_}
 
 
 @router.post("/v1/alerts/{alert_id}/acknowledge")

@@ -12,9 +12,11 @@ import numpy as np
 from service.clock import to_rfc3339
 from service.engine.fold import Fold
 from service.metrics import SliceView
-from service.monitor.findings import slice_text
+from service.monitor.findings import Slice, slice_text
+from service.monitor.inputs import Histogram
 from service.monitor.model import Model
 from service.monitor.monitor import Monitor
+from service.monitor.past import Past
 from service.monitor.slices import ROOT
 from service.monitor.standing import Standing, standing
 
@@ -124,6 +126,45 @@ def _pair(lower: float, upper: float) -> list[float | None] | None:
     if not (math.isfinite(lower) and math.isfinite(upper)):
         return None
     return [_number(lower), _number(upper)]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelView:
+    """One model as pages draw it; it stays as it is while the fold goes on."""
+
+    about: dict[str, Any]  # as `GET /v1/models/{model}` has it
+    past: Past
+    standing: Standing
+    alerts: dict[Slice, str]  # of the open alerts, the id by slice
+    publish_min_rows: int
+    last_row_at: int
+
+
+def model_view(fold: Fold, tenant: str, name: str) -> ModelView | None:
+    """A model of which rows have come."""
+    known = fold.model(tenant, name)
+    monitor = None if known is None else known[0].monitor
+    if known is None or monitor is None:
+        return None
+    model, ledger = known
+    return ModelView(
+        about=model_json(name, model),
+        past=Past.of(monitor),
+        standing=standing(monitor),
+        alerts={alert.slice: alert.id for alert in ledger.open.values()},
+        publish_min_rows=model.config.publish_min_rows,
+        last_row_at=model.last_row_at,
+    )
+
+
+def inputs_view(fold: Fold, tenant: str, name: str, slice_: Slice) -> list[Histogram]:
+    """Every feature of one slice of a model and of everyone else, in the reference and since."""
+    known = fold.model(tenant, name)
+    monitor = None if known is None else known[0].monitor
+    index = None if monitor is None else monitor.slices.find(slice_)
+    if monitor is None or index is None:
+        return []
+    return monitor.inputs.histograms(monitor.slices.membership(), index)
 
 
 def slice_views(fold: Fold) -> Iterator[SliceView]:

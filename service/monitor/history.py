@@ -8,6 +8,7 @@ ran, and no cut of the rows leaves a trace in the sums.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -21,6 +22,15 @@ HOUR: Final = 3_600_000_000  # microseconds
 RETENTION_HOURS: Final = 24 * 35
 _MERGE_AT: Final = 16_384  # rows that wait before the first merge
 _FIRST_ROOM: Final = 64  # rows that there is room for at first
+
+
+@dataclass(frozen=True, slots=True)
+class Hours:
+    """What a history holds, one entry an event hour and cell; nothing writes to it any more."""
+
+    hours: Ints  # since 1970
+    cells: Ints
+    sums: Floats  # shape (n_entries, N_COLUMNS)
 
 
 class History:
@@ -96,6 +106,11 @@ class History:
             merged[:, column] = np.bincount(inverse, sums[:, column], minlength=keys.size)
         self._hours, self._cells, self._sums = keys // span + first, keys % span, merged
         self._n_waiting = 0
+
+    def hours(self) -> Hours:
+        """All that is retained, without a copy: a merge makes new arrays and leaves these be."""
+        self._merge()
+        return Hours(self._hours, self._cells, self._sums)
 
     def cells_between(
         self, n_cells: int, since: int | None = None, until: int | None = None

@@ -6,7 +6,8 @@ what is missing by itself. It needs no label. What it says is a description, not
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,34 @@ from service.ingest.events import EventBatch, Ints, Value
 from service.monitor.learn import Signal
 
 Indices = npt.NDArray[np.intp]
+
+MIN_ROWS: Final = 30  # in the reference and since, for a feature to be said to have moved
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """Where one feature's values fall, as counts of each bin; the last bin is for missing ones."""
+
+    signal: Signal
+    before: Ints  # of the slice in the reference
+    after: Ints  # of the slice since
+    rest_before: Ints
+    rest_after: Ints
+
+    @property
+    def distance(self) -> float:
+        """Total variation between before and after: the share of rows that lie elsewhere now."""
+        return _distance(self.before, self.after)
+
+    @property
+    def rest_distance(self) -> float:
+        """The same of everyone else."""
+        return _distance(self.rest_before, self.rest_after)
+
+    @property
+    def largest_move(self) -> dict[str, Any] | None:
+        """The share that changed most, as `Inputs.shifts` has it."""
+        return _largest_move(self.signal, self.before, self.after)
 
 
 class Inputs:
@@ -84,11 +113,7 @@ class Inputs:
         """
         if not self.signals:
             return None
-        row = membership[[slice_], :]
-        before, after = (
-            (row[:, : min(len(c), row.shape[1])] @ c[: row.shape[1]]).ravel()
-            for c in (self.reference, self.since)
-        )
+        before, after = (_of_slice(c, membership, slice_) for c in (self.reference, self.since))
         best: dict[str, Any] | None = None
         for s, signal in enumerate(self.signals):
             part = slice(self.offsets[s], self.offsets[s + 1])
@@ -98,6 +123,17 @@ class Inputs:
             ):
                 best = moved
         return best
+
+    def histograms(self, membership: csr_array, slice_: int) -> list[Histogram]:
+        """Each feature of a slice and of everyone else, in the reference and since."""
+        before, after = (_of_slice(c, membership, slice_) for c in (self.reference, self.since))
+        rest_before, rest_after = self.reference.sum(axis=0), self.since.sum(axis=0)
+        counts = (before, after, rest_before - before, rest_after - after)
+        parts = [slice(*self.offsets[s : s + 2]) for s in range(len(self.signals))]
+        return [
+            Histogram(signal, *(count[part] for count in counts))
+            for signal, part in zip(self.signals, parts, strict=True)
+        ]
 
     def save(self) -> dict[str, Any]:
         """The counts."""
@@ -109,6 +145,19 @@ class Inputs:
         self.since = np.array(state["since"])
 
 
+def _of_slice(counts: Ints, membership: csr_array, slice_: int) -> Ints:
+    """The counts of a slice's cells, summed."""
+    row = membership[[slice_], :]
+    n_cells = min(len(counts), row.shape[1])
+    return np.asarray(row[:, :n_cells] @ counts[:n_cells]).ravel().astype(np.int64)
+
+
+def _distance(before: Ints, after: Ints) -> float:
+    if not (before.sum() and after.sum()):
+        return 0.0
+    return float(np.abs(after / after.sum() - before / before.sum()).sum() / 2)
+
+
 def _trim(counts: Ints) -> Ints:
     """Without the empty rows at the end, which are spare room."""
     used = np.flatnonzero(counts.any(axis=1))
@@ -118,7 +167,7 @@ def _trim(counts: Ints) -> Ints:
 def _largest_move(
     signal: Signal, before: npt.NDArray[Any], after: npt.NDArray[Any]
 ) -> dict[str, Any] | None:
-    if before.sum() < 30 or after.sum() < 30:
+    if before.sum() < MIN_ROWS or after.sum() < MIN_ROWS:
         return None
     old, new = before / before.sum(), after / after.sum()
     if signal.kind == "numeric":

@@ -35,7 +35,7 @@ def standing(monitor: Monitor, since: int | None = None, until: int | None = Non
     membership, n_cells = monitor.slices.membership(), monitor.slices.n_cells
     sums = membership @ monitor.history.cells_between(n_cells, since, until)
     rest = sums[ROOT] - sums
-    dispersion = _dispersions(monitor, sums)
+    dispersion = dispersions(monitor, sums)
     loss, lower, upper = _rate(sums, dispersion)
     rest_loss, rest_lower, rest_upper = _rate(rest, dispersion)
     gap = loss - rest_loss
@@ -66,7 +66,7 @@ def _rate(sums: npt.NDArray[np.float64], dispersion: Floats) -> tuple[Floats, Fl
     return loss, *rate_interval(np.maximum(sums[:, LOSS], 0.0), exposure, dispersion)
 
 
-def _dispersions(monitor: Monitor, sums: npt.NDArray[np.float64]) -> Floats:
+def dispersions(monitor: Monitor, sums: npt.NDArray[np.float64]) -> Floats:
     """By clusters, once a reference has told; until then as if rows were independent."""
     alone = np.divide(
         sums[:, SQUARED], sums[:, LOSS], out=np.ones(len(sums)), where=sums[:, LOSS] > 0

@@ -1,0 +1,85 @@
+"""Advice: what to look at first, and what to do, for someone who was woken up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from service import words
+
+STRANGE: Final = 0.1  # share of rows that moved here beyond what moved elsewhere
+
+Evidence = Mapping[str, Any]
+
+
+def what_changed(evidence: Evidence) -> list[str]:
+    """Likely causes, the strongest first; what moved in the slice's inputs and not elsewhere."""
+    causes = [_cause(cause) for cause in evidence["likely_causes"]]
+    return causes + [moved(i) for i in strange_inputs(evidence) if i["moved"]][:2]
+
+
+def strange_inputs(evidence: Evidence) -> list[Evidence]:
+    """Features that moved in this slice, and clearly less elsewhere."""
+    return [
+        feature
+        for feature in evidence["inputs"]
+        if feature["distance"] - feature["rest_distance"] >= STRANGE
+    ]
+
+
+def moved(feature: Evidence) -> str:
+    """`tone_hz above 620: 10 % → 63 % of rows`."""
+    move = feature["moved"]
+    return f"{feature['feature']} {move['share']}: {move['from']:.0%} → {move['to']:.0%} of rows"
+
+
+def what_to_do(evidence: Evidence) -> list[str]:
+    """At most four things, the first first."""
+    if evidence["state"] != "firing":
+        return ["Nothing. It is over; what is below says how it went."]
+    return [
+        *_ask_around(evidence),
+        *(_compare(feature) for feature in strange_inputs(evidence)[:1]),
+        *_protect(evidence),
+    ]
+
+
+def _ask_around(evidence: Evidence) -> list[str]:
+    if not evidence["slice"]:
+        return [
+            "Everyone is hurt: look at the model's version, its host and its settings first, "
+            "then at what all callers share."
+        ]
+    earliest, latest = map(words.instant, evidence["onset_interval"])
+    whom = words.slice_text(evidence)
+    return [
+        f"Ask what changed for {whom} between {earliest} and {latest} UTC: equipment, rooms, "
+        f"clients, routing, a new version for some."
+    ]
+
+
+def _compare(feature: Evidence) -> str:
+    return (
+        f"Take a few inputs of each side of that time and compare them by eye and ear; start with "
+        f"{feature['feature']}, which moved here and hardly elsewhere."
+    )
+
+
+def _protect(evidence: Evidence) -> list[str]:
+    if not evidence["rows_an_hour"]:
+        return []
+    after = words.amount(evidence["effect"]["metric"], evidence["effect"]["after"])
+    name = words.metric_name(evidence["effect"]["metric"])
+    an_hour = evidence["rows_an_hour"]
+    pace = f"{an_hour:,.0f} predictions an hour" if an_hour >= 1 else f"{an_hour * 24:,.0f} a day"
+    return [
+        f"Until it is mended, about {pace} are served at {name} {after}: warn those who rely on "
+        f"them, have them checked, or fall back."
+    ]
+
+
+def _cause(cause: Evidence) -> str:
+    what = cause.get("feature") or str(cause.get("kind", "")).replace("_", " ")
+    how = f": {cause['moved']}" if cause.get("moved") else ""
+    since = f", since {words.instant(cause['since'])}" if cause.get("since") else ""
+    return f"{what}{how}{since}"
