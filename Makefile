@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 SYNCED := $(VENV)/.synced
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check format bench bench-client bench-detectors test-faults soak fuzz
+.PHONY: help venv demo test check format bench bench-client bench-detectors test-faults soak fuzz tour
 .DELETE_ON_ERROR:
 
 help: ## say what there is
@@ -64,6 +64,9 @@ bench-detectors: $(SYNCED) ## false alarms and delays beside river's; FULL=1 wri
 fuzz: $(SYNCED) ## each decoder of ingest, FUZZ_SECONDS=60 a door, guided by coverage
 	for door in json arrow otlp otlp-json cloudevents capture gzip zstd; do \
 	    $(BIN)/python tests/fuzz/decoders.py $$door $(FUZZ_SECONDS) || exit 1; done
+
+tour: $(SYNCED) ## take the README's pictures of the pages anew, with Debian's chromium
+	$(BIN)/python -m tests.tour
 
 $(SYNCED): pyproject.toml uv.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

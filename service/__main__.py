@@ -1,4 +1,4 @@
-"""Commands: `slicewatch serve`, `demo`, `replay`, `backtest`, `apply`, and `management`.
+"""Commands: `slicewatch serve`, `demo`, `replay`, `backtest`, `report`, `apply`, and `management`.
 
 Each command imports what it needs when it runs, so that `slicewatch --help` answers at once. What
 a command prints on standard output is its answer; progress and problems go to standard error.
@@ -18,6 +18,8 @@ from service.console import settings_of as _settings
 from service.management import register
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from rich.console import Console
 
     from service.ingest.events import Rejected
@@ -37,6 +39,13 @@ class Form(StrEnum):
 
     TEXT = "text"
     JSON = "json"
+
+
+class ReportForm(StrEnum):
+    """How a report is written."""
+
+    MARKDOWN = "markdown"
+    HTML = "html"
 
 
 RowsFiles = Annotated[
@@ -176,6 +185,42 @@ def backtest(
 
 
 @app.command()
+def report(
+    model: Annotated[str, typer.Argument(metavar="MODEL")],
+    key: KeyOption,
+    url: Url = DEFAULT_URL,
+    from_: Annotated[
+        str | None, typer.Option("--from", help="2026-03-02, or an instant; default 28 days ago.")
+    ] = None,
+    until: Annotated[str | None, typer.Option(help="Default: up to the newest row.")] = None,
+    format_: Annotated[
+        ReportForm | None, typer.Option("--format", help="Default: by the name of the output.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", dir_okay=False, help="A file; default: print.")
+    ] = None,
+) -> None:
+    """A dated report of every slice: how it was served, with intervals, and what is not known."""
+    from datetime import UTC, datetime
+
+    from service.clock import SystemClock
+    from service.report import Source, make
+    from service.report_forms import html, markdown
+
+    since, until_ = _instant(from_, "--from"), _instant(until, "--until")
+    now = datetime.fromtimestamp(SystemClock().now() / 1e6, UTC)
+    with _problems_told(), Source(url, key) as source:
+        card = make(source, model, since, until_, now)
+    named_html = output is not None and output.suffix in (".html", ".htm")
+    wanted = format_ or (ReportForm.HTML if named_html else ReportForm.MARKDOWN)
+    text = html(card) if wanted is ReportForm.HTML else markdown(card)
+    if output is None:
+        typer.echo(text, nl=False)
+    else:
+        output.write_text(text, encoding="utf-8")
+
+
+@app.command()
 def apply(
     file: Annotated[Path, typer.Option("-f", "--file", exists=True, dir_okay=False, help="YAML.")],
     key: KeyOption,
@@ -199,6 +244,16 @@ def _source(files: list[str], pairs: list[str], model: str | None) -> Source:
         return Source(files_of(files), _mapping(pairs), model)
     except InvalidRequest as error:
         raise typer.BadParameter(error.detail, param_hint="FILE") from None
+
+
+def _instant(text: str | None, option: str) -> datetime | None:
+    """The instant that an option gives."""
+    from service.report import instant_of
+
+    try:
+        return None if text is None else instant_of(text)
+    except ValueError:
+        raise typer.BadParameter("must be a date or an instant", param_hint=option) from None
 
 
 def _mapping(pairs: list[str]) -> dict[str, str]:

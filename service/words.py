@@ -47,6 +47,12 @@ def instant(rfc3339: str) -> str:
     return f"{datetime.fromisoformat(rfc3339):%Y-%m-%d %H:%M}"
 
 
+def day_and_time(rfc3339: str) -> str:
+    """`9 Mar 09:42`, UTC: of an instant whose year one knows."""
+    at = datetime.fromisoformat(rfc3339)
+    return f"{at.day} {at:%b %H:%M}"
+
+
 def amount(metric: str, value: float) -> str:
     """A loss: `8.3 %` of a share, else the number."""
     return f"{value * 100:.1f} %" if metric in PERCENTAGES else f"{value:.3g}"
@@ -57,6 +63,12 @@ def points(metric: str, value: float) -> str:
     if metric in PERCENTAGES:
         return f"{value * 100:+.1f} points".replace("-", "−")
     return f"{value:+.3g}".replace("-", "−")
+
+
+def points_between(metric: str, lower: float, upper: float) -> str:
+    """`+4.0 to +12.0 points`."""
+    unit = " points" if metric in PERCENTAGES else ""
+    return f"{points(metric, lower).removesuffix(unit)} to {points(metric, upper)}"
 
 
 def count(n: float) -> str:

@@ -21,6 +21,7 @@ from service.demo.receiver import Receiver, receiving
 from service.demo.server import DidNotStart, serving
 from service.demo.story import tell, was_found
 from service.errors import SlicewatchError
+from service.evidence.sessions import Sessions
 from service.ingest.events import PREDICTION
 from service.ingest.files import count_rows
 from service.keys import Keys, Scope
@@ -72,7 +73,7 @@ def run(once: bool, port: int = 0) -> int:
 def _tour(
     console: Console, url: str, directory: Path, recordings: Path, receiver: Receiver, once: bool
 ) -> int:
-    key = _make_key(directory)
+    key, way_in = _make_key(directory)
     console.print(f"Slicewatch listens on {url}; its key, shown this once:\n{key}\n")
     with _api(url, key) as api:
         endpoint = _register(api, receiver)
@@ -84,7 +85,7 @@ def _tour(
     for line in tell(alerts, url):
         console.print(line)
     console.print(f"{NOTICE}\n")
-    for line in _where_to_look(url, alerts):
+    for line in _where_to_look(url, way_in, alerts):
         console.print(line)
     found = was_found([alert for alert in alerts if alert["id"] in told])
     if not once:
@@ -98,10 +99,13 @@ def _stay_up(console: Console) -> None:
         threading.Event().wait()
 
 
-def _make_key(directory: Path) -> str:
-    database = Database.in_directory(directory)
+def _make_key(directory: Path) -> tuple[str, str]:
+    """A new key, and a link's token that signs a browser in with it, once."""
+    database, clock = Database.in_directory(directory), SystemClock()
     try:
-        return Keys(database, SystemClock()).create(TENANT, Scope)
+        keys = Keys(database, clock)
+        key = keys.create(TENANT, Scope)
+        return key, Sessions(database, clock, keys).link(keys.authenticate(f"Bearer {key}"))
     finally:
         database.close()
 
@@ -154,8 +158,10 @@ def _deliveries(n_webhooks: int, n_told: int, n_alerts: int) -> str:
     return f"{text}.\n"
 
 
-def _where_to_look(url: str, alerts: list[dict[str, Any]]) -> Iterator[str]:
+def _where_to_look(url: str, way_in: str, alerts: list[dict[str, Any]]) -> Iterator[str]:
     models = sorted({alert["model"] for alert in alerts}) or ["transcribe-medical"]
+    yield "The pages, by a link that signs a browser in, once:"
+    yield f"  {url}/sign-in?link={way_in}\n"
     yield "Where to look next, with the key above in $SLICEWATCH_KEY:"
     for path in ("/v1/alerts", f"/v1/models/{models[0]}/slices?sort=disparity"):
         yield f"  curl -H \"Authorization: Bearer $SLICEWATCH_KEY\" '{url}{path}'"

@@ -47,7 +47,7 @@ def _incident(alert: PublicAlert, by_id: Mapping[str, PublicAlert], url: str) ->
         yield f"  explains   {_explained(alert, by_id)}"
     for cause in alert["likely_causes"]:
         yield f"  likely by  {cause.get('feature', cause['kind'])}: {cause.get('moved', 'moved')}"
-    yield f"  look at    {url}/v1/alerts/{alert['id']}"
+    yield f"  look at    {url}/alerts/{alert['id']}"
 
 
 def _explained(alert: PublicAlert, by_id: Mapping[str, PublicAlert]) -> str:

@@ -83,7 +83,11 @@ def slices_json(
     for alert in ledger.open.values():
         alerts.setdefault(alert.slice, []).append(alert.id)
     selected = _selected(monitor, now, query)[start : start + limit]
-    return [_slice_json(monitor, now, index, alerts) for index in selected]
+    shifts = monitor.inputs.shifts(monitor.slices.membership(), np.array(selected, np.intp))
+    return [
+        _slice_json(monitor, now, index, shift, alerts)
+        for index, shift in zip(selected, shifts, strict=True)
+    ]
 
 
 def _selected(monitor: Monitor, now: Standing, query: SliceQuery) -> list[int]:
@@ -100,7 +104,11 @@ def _selected(monitor: Monitor, now: Standing, query: SliceQuery) -> list[int]:
 
 
 def _slice_json(
-    monitor: Monitor, now: Standing, index: int, alerts: dict[Any, list[str]]
+    monitor: Monitor,
+    now: Standing,
+    index: int,
+    shift: dict[str, Any] | None,
+    alerts: dict[Any, list[str]],
 ) -> dict[str, Any]:
     name = monitor.slices.names[index]
     return {
@@ -113,7 +121,7 @@ def _slice_json(
         "disparity": _number(now.disparity[index]),
         "disparity_interval": _pair(now.disparity_lower[index], now.disparity_upper[index]),
         "evidence": _number(now.evidence[index]),
-        "shift": monitor.inputs.shifts(monitor.slices.membership(), index),
+        "shift": shift,
         "alerts": alerts.get(name, []),
     }
 

@@ -23,14 +23,18 @@ def strange_inputs(evidence: Evidence) -> list[Evidence]:
     return [
         feature
         for feature in evidence["inputs"]
-        if feature["distance"] - feature["rest_distance"] >= STRANGE
+        if feature["distance"] - (feature["rest_distance"] or 0.0) >= STRANGE
     ]
 
 
 def moved(feature: Evidence) -> str:
-    """`tone_hz above 620: 10 % → 63 % of rows`."""
+    """`tone_hz above 620: 10 % → 63 % of its rows; 1 % of the others' rows moved`."""
     move = feature["moved"]
-    return f"{feature['feature']} {move['share']}: {move['from']:.0%} → {move['to']:.0%} of rows"
+    told = f"{feature['feature']} {move['share']}: {_percent(move['from'])} → "
+    told += f"{_percent(move['to'])} of its rows"
+    if feature["rest_distance"] is None:
+        return told
+    return f"{told}; {_percent(feature['rest_distance'])} of the others' rows moved"
 
 
 def what_to_do(evidence: Evidence) -> list[str]:
@@ -50,8 +54,8 @@ def _ask_around(evidence: Evidence) -> list[str]:
             "Everyone is hurt: look at the model's version, its host and its settings first, "
             "then at what all callers share."
         ]
-    earliest, latest = map(words.instant, evidence["onset_interval"])
-    whom = words.slice_text(evidence)
+    earliest, latest = map(words.day_and_time, evidence["onset_interval"])
+    whom = " and ".join(f"{dimension} {value}" for dimension, value in evidence["slice"].items())
     return [
         f"Ask what changed for {whom} between {earliest} and {latest} UTC: equipment, rooms, "
         f"clients, routing, a new version for some."
@@ -81,5 +85,9 @@ def _protect(evidence: Evidence) -> list[str]:
 def _cause(cause: Evidence) -> str:
     what = cause.get("feature") or str(cause.get("kind", "")).replace("_", " ")
     how = f": {cause['moved']}" if cause.get("moved") else ""
-    since = f", since {words.instant(cause['since'])}" if cause.get("since") else ""
+    since = f", since {words.day_and_time(cause['since'])}" if cause.get("since") else ""
     return f"{what}{how}{since}"
+
+
+def _percent(share: float) -> str:
+    return f"{share * 100:.0f} %"

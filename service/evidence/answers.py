@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping
-from datetime import datetime
 from functools import cache
 from hashlib import blake2b
 from importlib.resources import files
 from typing import Any, Final
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.routing import APIRoute
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -52,22 +51,18 @@ def environment() -> Environment:
     made.filters.update(
         amount=lambda value, metric: "–" if value is None else words.amount(metric, value),
         points=lambda value, metric: "–" if value is None else words.points(metric, value),
+        points_between=lambda pair, metric: words.points_between(metric, *pair),
         instant=words.instant,
-        when=when,
+        when=words.day_and_time,
         count=words.count,
         metric_name=words.metric_name,
+        titled=lambda text: text[:1].upper() + text[1:],
         delay=words.delay,
         widening=words.widening,
-        share=lambda value: "–" if value is None else f"{value:.1%}".replace("%", " %"),
+        share=lambda value: f"{value:.1%}".replace("%", " %"),
     )
     made.globals["style_version"] = _style_version()
     return made
-
-
-def when(rfc3339: str) -> str:
-    """`8 Mar 22:00`: an instant whose year one knows."""
-    at = datetime.fromisoformat(rfc3339)
-    return f"{at.day} {at:%b %H:%M}"
 
 
 def _style_version() -> str:
@@ -77,7 +72,7 @@ def _style_version() -> str:
 
 
 class PageRoute(APIRoute):
-    """A route whose problems are pages too, for whoever asks for pages."""
+    """A route whose problems are pages where a person looks, and problem documents elsewhere."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """The handler that FastAPI makes, with an answer for what it raises."""
@@ -95,16 +90,14 @@ class PageRoute(APIRoute):
 
 
 def wants_html(request: Request) -> bool:
-    """A page is asked for: the path is one's, or the first type accepted is HTML."""
-    if not request.url.path.startswith("/v1/"):
-        return True
-    types = request.headers.get("accept", "").split(",")
-    return types[0].split(";")[0].strip() in ("text/html", "application/xhtml+xml")
+    """A person looks: HTML is the first type that is accepted, as browsers have it."""
+    first = request.headers.get("accept", "").split(",")[0]
+    return first.split(";")[0].strip().lower() in ("text/html", "application/xhtml+xml")
 
 
 def _problem_page(request: Request, error: Exception) -> Response:
     if isinstance(error, Unauthorized):
-        return _ask_to_sign_in(request, error)
+        return _to_sign_in(request)
     if isinstance(error, TryLater):
         headers = {"Retry-After": str(error.retry_after_seconds)}
         return html(
@@ -117,8 +110,8 @@ def _problem_page(request: Request, error: Exception) -> Response:
     )
 
 
-def _ask_to_sign_in(request: Request, error: Unauthorized) -> Response:
-    """The sign-in page, from which one goes on to where one wanted to be.
+def _to_sign_in(request: Request) -> Response:
+    """Off to the sign-in page, from which one comes back to where one wanted to be.
 
     A browser keeps its cookie to itself where a link on another site, as in a chat, led here. It is
     then asked to come again, from a page of ours.
@@ -129,7 +122,7 @@ def _ask_to_sign_in(request: Request, error: Unauthorized) -> Response:
         here = path_of_ours(quote(request.url.path, safe="/~:@!$'()*+,=") + query)
         if request.headers.get("sec-fetch-site") == "cross-site":
             return html("again.html", 200, {"Refresh": f"0; url={here}"}, here=here)
-    return sign_in_page(401, here, error.detail if request.cookies else None)
+    return RedirectResponse(f"/sign-in?{urlencode({'next': here})}", 303, HEADERS)
 
 
 def sign_in_page(status: int, next_: str, problem: str | None) -> Response:

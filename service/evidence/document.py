@@ -107,7 +107,7 @@ def _feature(histogram: Histogram) -> Json:
         "rest_since": _shares(histogram.rest_after),
         "moved": histogram.largest_move,
         "distance": _number(histogram.distance),
-        "rest_distance": _number(histogram.rest_distance),
+        "rest_distance": _number(histogram.rest_distance) if histogram.rest_after.any() else None,
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,6 +22,8 @@ ROWS_OF_A_DIMENSION: Final = 12
 ROWS_OF_A_PAGE: Final = 40
 SIDE_OF_A_MATRIX: Final = 16
 RECENT: Final = 0.25  # of the spans shown: what is meant by now
+
+_DIGITS: Final = re.compile(r"([0-9]{1,9})")
 
 # Loss over due, held towards 1 where labels are few: from so much on a span is shaded so.
 LEVELS: Final = ((2.0, "worse-4"), (1.5, "worse-3"), (1.25, "worse-2"), (1.1, "worse-1"))
@@ -211,7 +214,7 @@ class HeatMap:
             Cell(
                 place,
                 shade(float(course.excess[index, place])),
-                f"{words.instant(self.at_of(place))}: {self._figures(course, index, place)}",
+                f"{words.day_and_time(self.at_of(place))}: {self._figures(course, index, place)}",
             )
             for place in labelled
         ]
@@ -249,11 +252,10 @@ def shade(excess: float) -> str:
     return next((name for most, name in BETTER if excess <= most), "as-due")
 
 
-def natural(text: str) -> tuple[tuple[int, int, str], ...]:
+def natural(text: str) -> list[tuple[int, str]]:
     """A key by which `floor 10` comes behind `floor 9`."""
-    if text.isascii() and text.isdigit():
-        return ((0, int(text), text),)
-    return ((1, 0, text),)
+    parts = _DIGITS.split(text)
+    return [(int(part), "") if i % 2 else (0, part) for i, part in enumerate(parts)]
 
 
 def _known(values: Floats) -> float | None:

@@ -229,6 +229,8 @@ def _drawn(
     document: dict[str, Any], incident: list[dict[str, Any]], key: Key, running: Services
 ) -> Response:
     head = incident[0] if document["explained_by"] else None
+    drawn = [(feature, drawing.histogram(feature)) for feature in document["inputs"]]
+    n_foremost = min(2, len(advice.strange_inputs(document)))
     return html(
         "alert.html",
         alert=document,
@@ -238,7 +240,8 @@ def _drawn(
         to_do=advice.what_to_do(document),
         chart=drawing.chart(document) if document["course"] else None,
         intervals=drawing.intervals(document["gap"]) if document["gap"] else ([], 1.0),
-        inputs=[(feature, drawing.histogram(feature)) for feature in document["inputs"][:6]],
+        foremost=drawn[:n_foremost],
+        others=drawn[n_foremost:],
         may_acknowledge=Scope.ADMIN in key.scopes and document["state"] == State.FIRING,
         key=key,
         is_starting=running.engine.why_not_ready() is not None,

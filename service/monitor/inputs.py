@@ -6,6 +6,7 @@ what is missing by itself. It needs no label. What it says is a description, not
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -13,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_array
 
-from service.ingest.events import EventBatch, Ints, Value
+from service.ingest.events import EventBatch, Floats, Ints, Value
 from service.monitor.learn import Signal
 
 Indices = npt.NDArray[np.intp]
@@ -44,7 +45,7 @@ class Histogram:
     @property
     def largest_move(self) -> dict[str, Any] | None:
         """The share that changed most, as `Inputs.shifts` has it."""
-        return _largest_move(self.signal, self.before, self.after)
+        return _largest_moves(self.signal, self.before[None], self.after[None]).told(0)
 
 
 class Inputs:
@@ -105,35 +106,36 @@ class Inputs:
         codes = np.array([*(lookup.get(v, other) for v in column.text.values), missing], np.intp)
         return codes[column.text.codes]
 
-    def shifts(self, membership: csr_array, slice_: int) -> dict[str, Any] | None:
-        """The feature of a slice whose values moved most, in words and figures; None without any.
+    def shifts(self, membership: csr_array, slices: Indices) -> list[dict[str, Any] | None]:
+        """The feature of each slice whose values moved most, in words and figures.
 
         The largest change of a share above a cut, or of a value's share, with at least 30 rows on
-        both sides. A description: it carries no promise on false alarms.
+        both sides; None without any. A description: it carries no promise on false alarms.
         """
         if not self.signals:
-            return None
-        before, after = (_of_slice(c, membership, slice_) for c in (self.reference, self.since))
-        best: dict[str, Any] | None = None
-        for s, signal in enumerate(self.signals):
-            part = slice(self.offsets[s], self.offsets[s + 1])
-            moved = _largest_move(signal, before[part], after[part])
-            if moved and (
-                best is None or abs(moved["to"] - moved["from"]) > abs(best["to"] - best["from"])
-            ):
-                best = moved
-        return best
+            return [None] * len(slices)
+        before, after = (_of_slices(c, membership, slices) for c in (self.reference, self.since))
+        moves = [
+            _largest_moves(signal, before[:, part], after[:, part])
+            for signal, part in self._parts()
+        ]
+        foremost = np.argmax([move.size for move in moves], axis=0)
+        return [moves[s].told(row) for row, s in enumerate(foremost.tolist())]
 
     def histograms(self, membership: csr_array, slice_: int) -> list[Histogram]:
         """Each feature of a slice and of everyone else, in the reference and since."""
-        before, after = (_of_slice(c, membership, slice_) for c in (self.reference, self.since))
+        one = np.array([slice_])
+        before, after = (_of_slices(c, membership, one)[0] for c in (self.reference, self.since))
         rest_before, rest_after = self.reference.sum(axis=0), self.since.sum(axis=0)
         counts = (before, after, rest_before - before, rest_after - after)
-        parts = [slice(*self.offsets[s : s + 2]) for s in range(len(self.signals))]
         return [
-            Histogram(signal, *(count[part] for count in counts))
-            for signal, part in zip(self.signals, parts, strict=True)
+            Histogram(signal, *(count[part] for count in counts)) for signal, part in self._parts()
         ]
+
+    def _parts(self) -> Iterator[tuple[Signal, slice]]:
+        """Each signal and where its bins stand."""
+        for s, signal in enumerate(self.signals):
+            yield signal, slice(self.offsets[s], self.offsets[s + 1])
 
     def save(self) -> dict[str, Any]:
         """The counts."""
@@ -145,11 +147,11 @@ class Inputs:
         self.since = np.array(state["since"])
 
 
-def _of_slice(counts: Ints, membership: csr_array, slice_: int) -> Ints:
-    """The counts of a slice's cells, summed."""
-    row = membership[[slice_], :]
-    n_cells = min(len(counts), row.shape[1])
-    return np.asarray(row[:, :n_cells] @ counts[:n_cells]).ravel().astype(np.int64)
+def _of_slices(counts: Ints, membership: csr_array, slices: Indices) -> Ints:
+    """The counts of each slice's cells, summed, shape (n_slices, n_bins)."""
+    members = membership[slices, :]
+    n_cells = min(len(counts), members.shape[1])
+    return np.asarray(members[:, :n_cells] @ counts[:n_cells]).astype(np.int64)
 
 
 def _distance(before: Ints, after: Ints) -> float:
@@ -164,27 +166,51 @@ def _trim(counts: Ints) -> Ints:
     return counts[: int(used[-1]) + 1].copy() if used.size else counts[:0].copy()
 
 
-def _largest_move(
-    signal: Signal, before: npt.NDArray[Any], after: npt.NDArray[Any]
-) -> dict[str, Any] | None:
-    if before.sum() < MIN_ROWS or after.sum() < MIN_ROWS:
-        return None
-    old, new = before / before.sum(), after / after.sum()
+@dataclass(frozen=True, slots=True)
+class _Moves:
+    """The largest move of one signal in each slice, as columns."""
+
+    signal: Signal
+    share: Indices  # which of the signal's shares
+    before: Floats
+    after: Floats
+    size: Floats  # of the move; -1 where there are too few rows
+
+    def told(self, row: int) -> dict[str, Any] | None:
+        """The move of one slice in words and figures."""
+        if self.size[row] < 0:
+            return None
+        return {
+            "feature": self.signal.name,
+            "share": _share_names(self.signal)[int(self.share[row])],
+            "from": float(self.before[row]),
+            "to": float(self.after[row]),
+        }
+
+
+def _share_names(signal: Signal) -> list[str]:
     if signal.kind == "numeric":
-        # share above each cut: bins from the cut's right on, missing apart
-        old_above = np.cumsum(old[:-1][::-1])[::-1][1:]
-        new_above = np.cumsum(new[:-1][::-1])[::-1][1:]
-        names = [f"above {cut:.4g}" for cut in signal.cuts]
-    else:
-        old_above, new_above = old[:-1], new[:-1]
-        names = [*(f"is {value}" for value in signal.values), "is another value"]
-    old_shares = np.append(old_above, old[-1])
-    new_shares = np.append(new_above, new[-1])
-    names.append("missing")
-    most = int(np.argmax(np.abs(new_shares - old_shares)))
-    return {
-        "feature": signal.name,
-        "share": names[most],
-        "from": float(old_shares[most]),
-        "to": float(new_shares[most]),
-    }
+        return [*(f"above {cut:.4g}" for cut in signal.cuts), "missing"]
+    return [*(f"is {value}" for value in signal.values), "is another value", "missing"]
+
+
+def _largest_moves(signal: Signal, before: Ints, after: Ints) -> _Moves:
+    """Of the counts of many slices, shape (n_slices, n_bins)."""
+    enough = np.minimum(before.sum(axis=1), after.sum(axis=1)) >= MIN_ROWS
+    old, new = _shares(signal, before), _shares(signal, after)
+    most = np.argmax(np.abs(new - old), axis=1)
+    row = np.arange(most.size)
+    was, now = old[row, most], new[row, most]
+    return _Moves(signal, most, was, now, np.where(enough, np.abs(now - was), -1.0))
+
+
+def _shares(signal: Signal, counts: Ints) -> Floats:
+    """What the largest move is sought among: shares above each cut or of each value, and missing.
+
+    Above a cut are the bins from its right on; what is missing stands apart.
+    """
+    shares: Floats = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    if signal.kind == "numeric":
+        above = np.cumsum(shares[:, -2::-1], axis=1)[:, ::-1]
+        shares = np.concatenate([above[:, 1:], shares[:, -1:]], axis=1)
+    return shares

@@ -43,7 +43,7 @@ def test_the_demo_finds_floor_7_and_says_so(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"^(CRITICAL|WARNING)  disparity  floor=7", done.stdout, re.MULTILINE)
     assert re.search(r"came and were verified: [1-9]", done.stdout)
-    assert re.search(r"look at    http://127\.0\.0\.1:\d+/v1/alerts/al_\w+", done.stdout)
+    assert re.search(r"look at    http://127\.0\.0\.1:\d+/alerts/al_\w+", done.stdout)
     assert "nothing here says anything about real people" in done.stdout
     assert len(re.findall(r"sw_[0-9a-f]{16}_", done.stdout)) == 1  # the key, once
     assert list(tmp_path.iterdir()) == []
@@ -61,7 +61,8 @@ def test_the_demo_stays_up_and_each_place_to_look_answers(tmp_path: Path) -> Non
     key = next(line for line in printed.splitlines() if line.startswith("sw_"))
     places = set(re.findall(r"http://127\.0\.0\.1:\d+/[^\s']+", printed))
     assert len(places) >= 5
-    with httpx2.Client(headers={"Authorization": f"Bearer {key}"}, trust_env=False) as http:
+    headers = {"Authorization": f"Bearer {key}"}
+    with httpx2.Client(headers=headers, trust_env=False, follow_redirects=True) as http:
         assert {place: http.get(place).status_code for place in places} == dict.fromkeys(
             places, 200
         )

@@ -21,6 +21,7 @@ SIGNALS = (
 )
 BELOW, BETWEEN, ABOVE, NO_NUMBER, OPUS, PCM, OTHER, NO_TEXT = range(8)
 EVERYONE = csr_array(np.ones((1, 3)))
+FIRST = np.array([0])
 
 Features = dict[str, Any]
 
@@ -94,7 +95,7 @@ def test_the_feature_that_moved_most_is_named_with_its_shares() -> None:
     loud: list[tuple[Features, int]] = [({"snr_db": 20.0, "codec": "opus"}, 0)] * 40
     add(inputs, calm, in_reference=True)
     add(inputs, [*loud, *calm[:10]])
-    assert inputs.shifts(EVERYONE, 0) == {
+    assert inputs.shifts(EVERYONE, FIRST)[0] == {
         "feature": "snr_db",
         "share": "above 10",
         "from": 0.0,
@@ -107,12 +108,12 @@ def test_values_that_stop_coming_are_told_as_missing() -> None:
     add(inputs, [({"snr_db": -5.0, "codec": "opus"}, 0)] * 40, in_reference=True)
     add(inputs, [({"codec": "opus"}, 0)] * 40)
     expected = {"feature": "snr_db", "share": "missing", "from": 0.0, "to": 1.0}
-    assert inputs.shifts(EVERYONE, 0) == expected
+    assert inputs.shifts(EVERYONE, FIRST)[0] == expected
 
 
 def test_too_few_rows_on_either_side_say_nothing() -> None:
     inputs = Inputs(SIGNALS)
     add(inputs, [({"codec": "opus"}, 0)] * 40, in_reference=True)
     add(inputs, [({"codec": "pcm"}, 0)] * 29)
-    assert inputs.shifts(EVERYONE, 0) is None
-    assert Inputs(()).shifts(EVERYONE, 0) is None
+    assert inputs.shifts(EVERYONE, FIRST) == [None]
+    assert Inputs(()).shifts(EVERYONE, FIRST) == [None]

@@ -66,7 +66,7 @@ def test_an_incident_says_what_since_when_how_much_and_where() -> None:
         "  out of     2,412 predictions since then, 824 labelled",
         "  explains   accent=us, floor=7 and 1 more",
         "  likely by  tone_hz: 574 → 620",
-        "  look at    http://here/v1/alerts/al_1",
+        "  look at    http://here/alerts/al_1",
         "",
     ]
 
