@@ -6,6 +6,7 @@
 - deliveries that are done, with their attempts: after `delivery_retention_seconds`
 - alerts that are over, with their history: after `alert_retention_seconds`
 - the audit log: after `audit_retention_seconds`
+- sessions of browsers that have ended
 - slots of jobs: all but the newest thousand of each
 
 It is one job of `service.schedule`. A slot is one short transaction, so that whoever sends waits
@@ -31,6 +32,7 @@ from service.tables import (
     jobs,
     journal,
     rejected,
+    sessions,
     snapshots,
     transitions,
 )
@@ -73,6 +75,7 @@ class Retention:
                 ),
                 _forget_audit(connection, _before(run, settings.audit_retention_seconds)),
                 _forget_alerts(connection, _before(run, settings.alert_retention_seconds)),
+                _forget_sessions(connection, run.at),
             ]
             _forget_slots(connection)
         self._journal.n_bytes -= n_bytes
@@ -165,6 +168,11 @@ def _forget_alerts(connection: Connection, before: int) -> int:
     ):
         connection.execute(delete(table).where(tuple_(table.c.tenant, key).in_(old)))
     return len(old)
+
+
+def _forget_sessions(connection: Connection, now: int) -> int:
+    key = (sessions.c.tenant, sessions.c.token_sha256)
+    return _forget_where(connection, sessions, key, sessions.c.expires_at <= now)
 
 
 def _forget_slots(connection: Connection) -> None:

@@ -13,6 +13,8 @@ from service import retention
 from service.database import Database
 from service.engine.journal import SqlEventLog
 from service.engine.ports import BATCH, Entry
+from service.evidence.sessions import SESSION_SECONDS, Sessions
+from service.keys import Keys, Scope
 from service.metrics import Metrics
 from service.monitor.findings import State
 from service.retention import Retention
@@ -27,6 +29,7 @@ from service.tables import (
     jobs,
     journal,
     rejected,
+    sessions,
     snapshots,
     transitions,
 )
@@ -248,3 +251,16 @@ def test_the_slots_of_jobs_are_bounded_too(
     with database.read() as connection:
         assert list(connection.scalars(select(job_slots.c.slot))) == [4, 5, 6]
         assert connection.scalar(select(jobs.c.slot)) == 6
+
+
+def test_sessions_are_forgotten_when_they_have_ended(database: Database) -> None:
+    house = House(database)
+    keys = Keys(database, house.clock)
+    key = keys.authenticate(f"Bearer {keys.create('acme', [Scope.READ])}")
+    Sessions(database, house.clock, keys).begin(key)
+    house.clock.advance(SESSION_SECONDS - 1)
+    house.run()
+    assert house.count(sessions) == 1
+    house.clock.advance(1)
+    house.run()
+    assert house.count(sessions) == 0
