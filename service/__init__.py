@@ -8,5 +8,6 @@
 | 4 | `alerts/` | `Finding`s | `Transition`s | one alert a fingerprint; parents explain children |
 | 5 | `notify/` | `Transition`s | signed deliveries | at least once, with the same id every time |
 
-What people see of it is drawn by `evidence/`. `app` puts the parts together; nothing here happens at import.
+What people see of it is drawn by `evidence/`; `app` puts the parts together. Nothing here happens
+at import.
 """
