@@ -29,7 +29,7 @@ from service.database import Database
 from service.engine.fold import Fold
 from service.engine.journal import SqlEventLog
 from service.engine.ports import BATCH
-from service.ingest.events import from_frame
+from service.ingest.frame import from_frame
 from tests.figures import Figures
 from tests.proxy import FlakyProxy, Harm
 from tests.server import Server, ended

@@ -268,7 +268,7 @@ def test_during_the_hospital_s_replay_the_first_page_names_floor_7_as_soon_as_it
                 named.append(page.locator("article h2").all_inner_texts())
 
         with Sender(server.url, server.key) as sender:
-            replay(Source(recordings), sender, batch_rows=2_000, progress=look)
+            replay(Source((recordings,)), sender, batch_rows=2_000, progress=look)
         page.context.close()
     assert named
     assert all(names[0].replace("\n", " ").endswith("floor 7") for names in named), named

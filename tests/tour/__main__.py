@@ -35,7 +35,7 @@ def main() -> int:
         with ended(server), as_file(files("service.demo") / "hospital.parquet") as recordings:
             server.start()
             with Sender(server.url, server.key) as sender:
-                replay(Source(recordings), sender)
+                replay(Source((recordings,)), sender)
             _pages(browser, server)
             _report(browser, server, Path(directory))
     too_large = [p.name for p in HERE.glob("*.png") if p.stat().st_size > MAX_BYTES]
