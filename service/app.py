@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 import prometheus_client
+import structlog
 import uvicorn
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 
 from service import audit, logs, problems
 from service.alerts import routes as alerts
+from service.alerts import silence_routes as silences
 from service.body_cap import BodyCap
 from service.clock import Clock, SystemClock
 from service.database import Database
@@ -45,11 +47,13 @@ from service.limits import caps
 from service.metrics import Metrics
 from service.notify import routes as notify
 from service.notify.egress import Egress
+from service.notify.endpoints import Endpoints
 from service.notify.outbox import enqueue
 from service.notify.worker import Worker
 from service.quotas import Quotas
 from service.retention import Retention
 from service.schedule import Schedule
+from service.seal import Seal
 from service.services import Services, services
 from service.settings import Settings
 
@@ -57,6 +61,7 @@ READY_WAIT_SECONDS: Final = 2.0  # a start is silent for so long; a longer repla
 GC_ALLOCATIONS: Final = 100_000  # containers made, less those freed, between collections
 GRACE_SECONDS: Final = 2  # for requests in flight, before the engine drains
 
+log = structlog.get_logger()
 router = APIRouter(tags=["operations"])
 
 Running = Annotated[Services, Depends(services)]
@@ -77,19 +82,23 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
         settings.egress_allow,
         settings.egress_http,
         deadline_seconds=settings.delivery_deadline_seconds,
+        ca_file=settings.egress_ca_file,
     )
+    seal = Seal.from_keys([key.get_secret_value() for key in settings.secrets_keys])
     worker = Worker(
         database,
         clock,
         egress,
+        seal,
         schedule_seconds=settings.retry_schedule_seconds,
         rng=random.Random(),  # noqa: S311 - jitter, not a secret
         metrics=metrics,
         max_at_once=settings.max_deliveries_at_once,
+        disable_after_seconds=settings.disable_endpoint_after_seconds,
     )
     processor = Processor(
         SqlEventLog(database),
-        SqlStateStore(database, clock, enqueue),
+        SqlStateStore(database, clock, partial(enqueue, public_url=settings.public_url)),
         Fold,
         clock,
         settings,
@@ -123,11 +132,12 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
         engine=engine,
         metrics=metrics,
         quotas=Quotas(metrics),
+        seal=seal,
         outbox_wake=worker.wake,
     )
     app.add_middleware(BodyCap, metrics=metrics)
     app.add_middleware(audit.Audit, services=lambda: app.state.services)
-    for part in (ingest, models, alerts, notify, audit, evidence):
+    for part in (ingest, models, alerts, silences, notify, audit, evidence):
         app.include_router(part.router)
     app.include_router(foreign.otlp)
     app.include_router(foreign.cloudevents)
@@ -221,6 +231,7 @@ async def _lifespan(
 ) -> AsyncIterator[None]:
     running: Services = app.state.services
     with held(settings.data_dir):
+        _reseal(running)
         engine.start()
         await asyncio.to_thread(engine.wait_until_ready, READY_WAIT_SECONDS)
         tasks = [asyncio.create_task(run()) for run in background]
@@ -232,6 +243,15 @@ async def _lifespan(
             await asyncio.gather(*tasks, return_exceptions=True)
             if await asyncio.to_thread(engine.stop):
                 running.database.close()
+
+
+def _reseal(running: Services) -> None:
+    """Put endpoints' secrets under the newest key, and say so where there is none."""
+    n = Endpoints(running.database, running.clock, running.seal).reseal()
+    if n:
+        log.info("endpoints_resealed", endpoints=n)
+    if not running.seal.has_keys:
+        log.warning("endpoint_secrets_not_sealed", because="secrets_keys is not set")
 
 
 def _database(settings: Settings) -> Database:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
-from typing import Protocol
+from datetime import UTC, datetime, timedelta
+from typing import Final, Protocol
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Clock(Protocol):
@@ -20,6 +22,11 @@ class SystemClock:
     def now(self) -> int:
         """Microseconds since 1970, UTC."""
         return time.time_ns() // 1000  # noqa: TID251 - the one place that may
+
+
+def from_datetime(instant: datetime) -> int:
+    """Microseconds since 1970 of an instant that says its offset."""
+    return (instant - _EPOCH) // timedelta(microseconds=1)
 
 
 def to_rfc3339(micros: int) -> str:

@@ -42,6 +42,8 @@ HALVES: Final = Cap(
 TENANT_ROWS: Final = "tenant_rows"
 TENANT_BYTES: Final = "tenant_bytes"
 SESSIONS: Final = Cap("sessions", 100, "browsers signed in with a key", Overflow.FORGET_OLDEST)
+ENDPOINTS: Final = Cap("endpoints", 100, "endpoints a tenant", Overflow.REFUSE)
+SILENCES: Final = Cap("silences", 1_000, "silences a tenant that have not ended", Overflow.REFUSE)
 GROUP_BATCHES: Final = 64  # of one commit; no cap: what is over waits for the next
 
 
@@ -61,5 +63,7 @@ def caps(settings: Settings) -> tuple[Cap, ...]:
         REJECTED_ROWS,
         HALVES,
         SESSIONS,
+        ENDPOINTS,
+        SILENCES,
         Cap("slice_series", settings.max_slice_series, "series a model", Overflow.MERGE),
     )

@@ -82,6 +82,12 @@ class Metrics:
         self.transitions = counter("transitions", "Changes of alerts stored.", "tenant", "type")
         self.deliveries = counter("deliveries", "Delivery attempts by result.", "result")
         self.deliveries_waiting = gauge("deliveries_waiting", "Deliveries not yet made.")
+        self.deliveries_oldest = gauge(
+            "deliveries_oldest_waiting_seconds", "Age of the oldest delivery not yet made."
+        )
+        self.endpoints_disabled = counter(
+            "endpoints_disabled", "Endpoints disabled by what they answered."
+        )
         self.queue_batches = gauge("queue_batches", "Batches waiting for the engine.")
         self.queue_bytes = gauge("queue_bytes", "Bytes waiting for the engine.")
         self.ready = gauge("ready", "1 while the engine accepts work.")

@@ -7,6 +7,7 @@
 - alerts that are over, with their history: after `alert_retention_seconds`
 - the audit log: after `audit_retention_seconds`
 - sessions of browsers that have ended
+- silences that have ended: after thirty days
 - slots of jobs: all but the newest thousand of each
 
 It is one job of `service.schedule`. A slot is one short transaction, so that whoever sends waits
@@ -19,6 +20,7 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, Table, and_, delete, exists, func, select, tuple_
 
+from service.alerts import silences
 from service.database import Database
 from service.monitor.findings import State
 from service.notify import outbox
@@ -77,6 +79,7 @@ class Retention:
                 _forget_alerts(connection, _before(run, settings.alert_retention_seconds)),
                 _forget_sessions(connection, run.at),
             ]
+            silences.forget(connection, run.at)
             _forget_slots(connection)
         self._journal.n_bytes -= n_bytes
         return max(counts) >= ROWS_AT_ONCE or n_bytes >= BYTES_AT_ONCE

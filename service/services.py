@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from service.keys import Keys
     from service.metrics import Metrics
     from service.quotas import Quotas
+    from service.seal import Seal
     from service.settings import Settings
 
 
@@ -29,6 +30,7 @@ class Services:
     engine: Engine
     metrics: Metrics
     quotas: Quotas
+    seal: Seal
     outbox_wake: Callable[[], None]  # tells the delivery worker to look now; any thread may
 
 

@@ -20,6 +20,7 @@ from pydantic_settings import (
 )
 
 from service.ingest.rules import is_field
+from service.seal import decoded_key
 
 MINUTE: Final = 60
 HOUR: Final = 60 * MINUTE
@@ -94,6 +95,10 @@ class Settings(BaseSettings):
     )
     delivery_deadline_seconds: float = Field(default=15.0, gt=0)  # one attempt, all of it
     max_deliveries_at_once: Nat = 32
+    disable_endpoint_after_seconds: float = Field(default=5 * DAY, gt=0)  # of failures alone
+    egress_ca_file: Path | None = None  # PEM of authorities besides the system's
+    secrets_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()  # seal endpoints' secrets; newest
+    # first, each base64 of 32 random bytes; without any they are stored as they are
 
     @classmethod
     def settings_customise_sources(
@@ -107,7 +112,7 @@ class Settings(BaseSettings):
         """Arguments, then the environment, then the file."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
-    @field_validator("egress_allow", "retry_schedule_seconds", mode="before")
+    @field_validator("egress_allow", "retry_schedule_seconds", "secrets_keys", mode="before")
     @classmethod
     def _comma_separated(cls, value: Any) -> Any:
         if isinstance(value, str):
@@ -137,6 +142,13 @@ class Settings(BaseSettings):
         for mapping in value.values():
             if not all(map(is_field, mapping.values())):
                 raise ValueError("each attribute must be mapped to a field of the flat form")
+        return value
+
+    @field_validator("secrets_keys")
+    @classmethod
+    def _keys(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        for key in value:
+            decoded_key(key.get_secret_value())
         return value
 
     @field_validator("database_url")

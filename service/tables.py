@@ -77,6 +77,7 @@ alerts = Table(
     Column("revision", Integer, nullable=False),
     Column("body", Text, nullable=False),  # the Alert, service.alerts.alert
     Index("alerts_by_time", "tenant", "detected_at"),
+    Index("alerts_by_model", "tenant", "model", "state"),
 )
 
 acknowledgements = Table(  # beside the alert, never in it: a replay must not undo what a person did
@@ -101,18 +102,44 @@ transitions = Table(
     Column("body", Text, nullable=False),  # the Alert as this transition left it
 )
 
+silences = Table(
+    "silences",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("id", Text, primary_key=True),
+    Column("matcher", Text, nullable=False),  # service.alerts.matcher
+    Column("starts_at", BigInteger, nullable=False),
+    Column("ends_at", BigInteger, nullable=False),
+    Column("hours", Text),  # service.alerts.hours; NULL: all the time between
+    Column("author", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Index("silences_by_end", "ends_at"),
+)
+
 endpoints = Table(
     "endpoints",
     metadata,
     Column("tenant", Text, primary_key=True),
     Column("id", Text, primary_key=True),
-    Column("url", Text, nullable=False),
-    Column("format", Text, nullable=False),
-    Column("filters", Text, nullable=False),  # {"models": [...], "kinds": [...], ...}
-    Column("secrets", Text, nullable=False),  # [{"secret": ..., "expires_at": micros or null}]
+    Column("wants", Text, nullable=False),  # service.notify.wants
+    Column("sealed", Text, nullable=False),  # service.notify.endpoints.Private, under service.seal
     Column("state", Text, nullable=False),  # "active", "paused", "disabled"
     Column("state_reason", Text, nullable=False),
     Column("created_at", BigInteger, nullable=False),
+)
+
+lanes = Table(  # one an endpoint: its deliveries go out one after another
+    "lanes",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("endpoint_id", Text, primary_key=True),
+    Column("wanted_at", BigInteger, nullable=False),  # when its next delivery is due
+    Column("free_at", BigInteger, nullable=False),  # no sooner: its pace, its breaker, Retry-After
+    Column("leased_until", BigInteger, nullable=False),  # a worker has it
+    Column("n_failures", Integer, nullable=False),  # in a row
+    Column("failing_since", BigInteger),  # NULL unless the last attempt failed
+    Index("lanes_wanted", "wanted_at"),
 )
 
 deliveries = Table(
@@ -121,17 +148,21 @@ deliveries = Table(
     Column("tenant", Text, primary_key=True),
     Column("id", Text, primary_key=True),  # the webhook-id: a hash of what the delivery is about
     Column("endpoint_id", Text, nullable=False),
-    Column("alert_id", Text),  # NULL for endpoint.test
+    Column("alert_id", Text),  # NULL for what is of no alert
     Column("type", Text, nullable=False),
     Column("sequence", Integer, nullable=False),
-    Column("body", Text, nullable=False),  # the bytes to sign and send, on every attempt
-    Column("state", Text, nullable=False),  # "waiting", "delivered", "failed"
-    Column("n_attempts", Integer, nullable=False),
+    Column("body", Text, nullable=False),  # what is told, before an endpoint's format
+    Column("state", Text, nullable=False),  # service.notify.outbox.DeliveryState
+    Column("held_by", Text),  # what kept it back when it was last due: an id, or "quiet_hours"
+    Column("n_attempts", Integer, nullable=False),  # of this round; a replay begins a new one
+    Column("n_replays", Integer, nullable=False),  # how often it was asked for again
     Column("next_attempt_at", BigInteger, nullable=False),
-    Column("leased_until", BigInteger, nullable=False),
     Column("created_at", BigInteger, nullable=False),
-    Index("deliveries_due", "state", "next_attempt_at"),
+    Index("deliveries_due", "tenant", "endpoint_id", "state", "next_attempt_at", "sequence", "id"),
     Index("deliveries_by_endpoint", "tenant", "endpoint_id", "created_at"),
+    Index("deliveries_of_alert", "tenant", "alert_id", "endpoint_id"),
+    Index("deliveries_held", "tenant", "held_by"),
+    Index("deliveries_by_age", "state", "created_at"),
 )
 
 attempts = Table(

@@ -1,16 +1,22 @@
 """Ledger: the open alerts of one model; findings come in, transitions go out.
 
-    (none) ── firing ──▶ FIRING ── resolved ──▶ RESOLVED
-                           └─ retracted ─▶ RETRACTED
+| an alert that is | and is found | gives | and is then |
+|---|---|---|---|
+| not open | pending | `alert.pending` | PENDING |
+| not open, or PENDING | firing | `alert.firing` | FIRING |
+| PENDING or FIRING | the same, with other figures | `alert.revised` | what it was |
+| PENDING or FIRING | resolved | `alert.resolved` | RESOLVED, and no longer open |
+| PENDING or FIRING | retracted | `alert.retracted` | RETRACTED, and no longer open |
 
-A fingerprint has at most one open alert. Everything here follows from the findings alone, ids
+Anything else changes nothing. A fingerprint has at most one open alert. What is pending, or is
+explained by another alert, is told to no one. Everything here follows from the findings alone, ids
 included, so a replay makes the same transitions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import msgspec
 from msgspec.structs import replace
@@ -18,6 +24,21 @@ from msgspec.structs import replace
 from service.alerts.alert import Alert, Transition, alert_id, fingerprint
 from service.alerts.hierarchy import head_of, taken_over
 from service.monitor.findings import OUTSIDE_BUDGET, Finding, State, slice_text
+
+# What happens to an alert in a state (None: there is none) of which a finding says a state.
+TRANSITIONS: Final[Mapping[tuple[State | None, State], str]] = {
+    (None, State.PENDING): "alert.pending",
+    (None, State.FIRING): "alert.firing",
+    (State.PENDING, State.PENDING): "alert.revised",
+    (State.PENDING, State.FIRING): "alert.firing",
+    (State.PENDING, State.RESOLVED): "alert.resolved",
+    (State.PENDING, State.RETRACTED): "alert.retracted",
+    (State.FIRING, State.FIRING): "alert.revised",
+    (State.FIRING, State.RESOLVED): "alert.resolved",
+    (State.FIRING, State.RETRACTED): "alert.retracted",
+}
+
+_ENDS: Final = frozenset({State.RESOLVED, State.RETRACTED})
 
 
 class Ledger:
@@ -30,27 +51,35 @@ class Ledger:
 
     def apply(self, findings: Sequence[Finding]) -> list[Transition]:
         """What the findings change, in order."""
-        transitions: list[Transition] = []
-        for finding in findings:
-            key = fingerprint(self.tenant, self.model, finding.kind, finding.slice)
-            known = self.open.get(key)
-            if finding.state is State.FIRING and known is None:
-                transitions += self._open(key, finding)
-            elif finding.state is not State.FIRING and known is not None:
-                transitions += self._close(key, known, finding)
-        return transitions
+        return [transition for finding in findings for transition in self._apply(finding)]
 
-    def _open(self, key: str, finding: Finding) -> list[Transition]:
+    def _apply(self, finding: Finding) -> list[Transition]:
+        key = fingerprint(self.tenant, self.model, finding.kind, finding.slice)
+        known = self.open.get(key)
+        type_ = TRANSITIONS.get((known.state if known else None, finding.state))
+        if type_ is None:
+            return []
+        if known is not None and finding.state in _ENDS:
+            return self._close(type_, known, finding)
+        if known is not None and finding.state is known.state:
+            return self._restate(type_, known, finding)
+        return self._open(type_, key, known, finding)
+
+    def _open(
+        self, type_: str, key: str, known: Alert | None, finding: Finding
+    ) -> list[Transition]:
+        """An alert that was not there, or was pending and now fires."""
         at = finding.detected_at
-        head = head_of(finding.kind, finding.explained_by, self.open.values())
-        below = [] if head else taken_over(finding.kind, finding.slice, self.open.values())
+        firing = [alert for alert in self.open.values() if alert.state is State.FIRING]
+        head = head_of(finding.kind, finding.explained_by, firing)
+        below = [] if head else taken_over(finding.kind, finding.slice, firing)
         alert = Alert(
-            id=alert_id(key, at),
+            id=known.id if known else alert_id(key, at),
             tenant=self.tenant,
             fingerprint=key,
             model=self.model,
             kind=finding.kind,
-            state=State.FIRING,
+            state=finding.state,
             severity=finding.severity,
             slice=finding.slice,
             onset=finding.onset,
@@ -63,13 +92,12 @@ class Ledger:
             explains=tuple(i for b in below for i in (b.id, *b.explains)),
             likely_causes=finding.likely_causes,
             summary=finding.summary,
-            revision=1,
+            revision=known.revision + 1 if known else 1,
         )
-        self.open[key] = alert
+        if alert.state is State.PENDING:
+            return [self._now(type_, at, _why(finding), replace(alert, explains=()), notify=False)]
         reason = f"explained by {slice_text(head.slice)}" if head else _why(finding)
-        transitions = [
-            Transition(type="alert.firing", at=at, reason=reason, notify=head is None, alert=alert)
-        ]
+        transitions = [self._now(type_, at, reason, alert, notify=head is None)]
         if head is not None:
             reason = f"explains {slice_text(alert.slice)} too"
             transitions.append(
@@ -88,8 +116,34 @@ class Ledger:
     def _revise(self, alert: Alert, at: int, reason: str) -> Transition:
         """A change in what belongs together; it is in the history, and no one is called for it."""
         revised = replace(alert, revision=alert.revision + 1)
-        self.open[alert.fingerprint] = revised
-        return Transition(type="alert.revised", at=at, reason=reason, notify=False, alert=revised)
+        return self._now("alert.revised", at, reason, revised, notify=False)
+
+    def _now(self, type_: str, at: int, reason: str, alert: Alert, *, notify: bool) -> Transition:
+        """The transition that leaves this alert, which is open."""
+        self.open[alert.fingerprint] = alert
+        return Transition(type=type_, at=at, reason=reason, notify=notify, alert=alert)
+
+    def _restate(self, type_: str, known: Alert, finding: Finding) -> list[Transition]:
+        """Other figures, another story: whoever found it again has decided that it is worth it.
+
+        A detector outside the budget takes nothing back of what one inside it has said.
+        """
+        outside = finding.evidence.mode == OUTSIDE_BUDGET != known.evidence.mode
+        stated = replace(
+            known,
+            severity=finding.severity,
+            onset=finding.onset,
+            onset_interval=finding.onset_interval,
+            effect=finding.effect,
+            evidence=finding.evidence,
+            likely_causes=finding.likely_causes or known.likely_causes,
+            summary=finding.summary or known.summary,
+        )
+        if outside or stated == known:
+            return []
+        told = known.state is State.FIRING and known.explained_by is None
+        revised = replace(stated, revision=known.revision + 1)
+        return [self._now(type_, finding.detected_at, _why(finding), revised, notify=told)]
 
     def close_all(self, at: int) -> list[Transition]:
         """Close what is open: the model is watched anew, and no one will see how it goes on."""
@@ -99,7 +153,7 @@ class Ledger:
                 type="alert.resolved",
                 at=at,
                 reason="the model is watched anew",
-                notify=alert.explained_by is None,
+                notify=_was_told(alert),
                 alert=replace(
                     alert, state=State.RESOLVED, resolved_at=at, revision=alert.revision + 1
                 ),
@@ -107,26 +161,22 @@ class Ledger:
             for alert in alerts
         ]
 
-    def _close(self, key: str, known: Alert, finding: Finding) -> list[Transition]:
-        del self.open[key]
+    def _close(self, type_: str, known: Alert, finding: Finding) -> list[Transition]:
+        at = finding.detected_at
+        del self.open[known.fingerprint]
         closed = replace(
             known,
             state=finding.state,
-            resolved_at=finding.detected_at,
+            resolved_at=at,
             summary=finding.summary or known.summary,
             revision=known.revision + 1,
         )
         retracted = finding.state is State.RETRACTED
-        transitions = [
-            Transition(
-                type="alert.retracted" if retracted else "alert.resolved",
-                at=finding.detected_at,
-                reason="later labels took the evidence back" if retracted else "it is back",
-                notify=known.explained_by is None,
-                alert=closed,
-            )
+        reason = "later labels took the evidence back" if retracted else "it is back"
+        return [
+            Transition(type=type_, at=at, reason=reason, notify=_was_told(known), alert=closed),
+            *self._promote(known, at),
         ]
-        return transitions + self._promote(known, finding.detected_at)
 
     def _promote(self, gone: Alert, at: int) -> list[Transition]:
         """Give what a closed head explained, and is open still, a head of its own: the eldest."""
@@ -140,11 +190,9 @@ class Ledger:
             explains=tuple(other.id for other in others),
             revision=eldest.revision + 1,
         )
-        self.open[head.fingerprint] = head
         reason = f"{slice_text(gone.slice)}, which explained it, is back"
-        firing = Transition(type="alert.firing", at=at, reason=reason, notify=True, alert=head)
         return [
-            firing,
+            self._now("alert.firing", at, reason, head, notify=True),
             *(self._revise(replace(o, explained_by=head.id), at, reason) for o in others),
         ]
 
@@ -159,6 +207,10 @@ class Ledger:
         for alert in msgspec.convert(state, list[Alert]):
             ledger.open[alert.fingerprint] = alert
         return ledger
+
+
+def _was_told(alert: Alert) -> bool:
+    return alert.state is State.FIRING and alert.explained_by is None
 
 
 def _why(finding: Finding) -> str:

@@ -13,10 +13,16 @@ from service.clock import to_rfc3339
 SIGNIFICANT_DIGITS = 6
 
 
-def public_alert(alert: Alert, acknowledged: dict[str, Any] | None = None) -> dict[str, Any]:
+def public_alert(
+    alert: Alert,
+    acknowledged: dict[str, Any] | None = None,
+    silenced_by: str | None = None,
+    inhibited_by: str | None = None,
+) -> dict[str, Any]:
     """The contract's alert: RFC 3339 instants, the slice as an object, finite rounded numbers.
 
-    `acknowledged` is who took it in hand, where someone did: {"by", "at", "comment"}.
+    `acknowledged` is who took it in hand, where someone did: {"by", "at", "comment"}; the other
+    two are ids of what keeps it quiet at this moment.
     """
     return {
         "id": alert.id,
@@ -37,8 +43,8 @@ def public_alert(alert: Alert, acknowledged: dict[str, Any] | None = None) -> di
         "likely_causes": [_public_cause(cause) for cause in alert.likely_causes],
         "summary": alert.summary,
         "acknowledged": acknowledged,
-        "silenced_by": None,
-        "inhibited_by": None,
+        "silenced_by": silenced_by,
+        "inhibited_by": inhibited_by,
         "revision": alert.revision,
     }
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Depends, Query
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
-from sqlalchemy import Connection, Row, Select, and_, delete, insert, select
+from sqlalchemy import Connection, Row, Select, and_, select
 
+from service.alerts import acknowledgements as notes
 from service.alerts.alert import Alert
+from service.alerts.muting import Muting
 from service.alerts.public import public_alert
 from service.auth import Scope, Tenant, requires, requires_key
-from service.clock import to_rfc3339
+from service.clock import from_datetime, to_rfc3339
 from service.errors import NotFound
 from service.ingest.events import NAME
 from service.keys import Key
@@ -27,8 +28,6 @@ router = APIRouter(tags=["alerts"])
 Running = Annotated[Services, Depends(services)]
 Reader = Annotated[Tenant, Depends(requires(Scope.READ, Scope.ADMIN))]
 AdminKey = Annotated[Key, Depends(requires_key(Scope.ADMIN))]
-
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Acknowledgement(BaseModel):
@@ -58,17 +57,18 @@ def list_alerts(
     if model is not None:
         query = query.where(alerts.c.model == model)
     if since is not None:
-        query = query.where(alerts.c.detected_at >= _micros(since))
+        query = query.where(alerts.c.detected_at >= from_datetime(since))
     with running.database.read() as connection:
         rows, next_ = fetch(connection, query, (alerts.c.detected_at, alerts.c.id), page)
-    return {"alerts": [_public(row) for row in rows], "next": next_}
+        muting = Muting(connection, tenant, running.clock.now())
+        return {"alerts": [_public(row, muting) for row in rows], "next": next_}
 
 
 @router.get("/v1/alerts/{alert_id}")
 def get(tenant: Reader, running: Running, alert_id: str) -> dict[str, Any]:
     """One alert."""
     with running.database.read() as connection:
-        return _public(_find(connection, tenant, alert_id))
+        return _shown(connection, running, tenant, alert_id)
 
 
 @router.get("/v1/alerts/{alert_id}/history")
@@ -84,20 +84,20 @@ def acknowledge(
     key: AdminKey, running: Running, alert_id: str, body: Acknowledgement | None = None
 ) -> dict[str, Any]:
     """Note who has taken the alert in hand; it goes on as it is. The newest note stands."""
-    mine = and_(acknowledgements.c.tenant == key.tenant, acknowledgements.c.alert_id == alert_id)
+    comment = "" if body is None else body.comment
     with running.database.write() as connection:
         _find(connection, key.tenant, alert_id)
-        connection.execute(delete(acknowledgements).where(mine))
-        connection.execute(
-            insert(acknowledgements).values(
-                tenant=key.tenant,
-                alert_id=alert_id,
-                by=key.id,
-                comment="" if body is None else body.comment,
-                at=running.clock.now(),
-            )
-        )
-        return _public(_find(connection, key.tenant, alert_id))
+        at = running.clock.now()
+        notes.acknowledge(connection, key.tenant, alert_id, by=key.id, comment=comment, at=at)
+        return _shown(connection, running, key.tenant, alert_id)
+
+
+@router.delete("/v1/alerts/{alert_id}/acknowledge", status_code=204)
+def take_back(key: AdminKey, running: Running, alert_id: str) -> None:
+    """Nobody has the alert in hand any more."""
+    with running.database.write() as connection:
+        _find(connection, key.tenant, alert_id)
+        notes.take_back(connection, key.tenant, alert_id)
 
 
 def _alerts_of(tenant: str) -> Select[Any]:
@@ -146,11 +146,20 @@ def _alert(row: Row[Any]) -> Alert:
     return msgspec.json.decode(row.body, type=Alert)
 
 
-def _public(row: Row[Any]) -> dict[str, Any]:
-    taken = (
-        None if row.by is None else {"by": row.by, "at": to_rfc3339(row.at), "comment": row.comment}
+def _shown(connection: Connection, running: Services, tenant: str, alert_id: str) -> dict[str, Any]:
+    row = _find(connection, tenant, alert_id)
+    return _public(row, Muting(connection, tenant, running.clock.now()))
+
+
+def _public(row: Row[Any], muting: Muting) -> dict[str, Any]:
+    alert = _alert(row)
+    mute = muting.of(alert)
+    return public_alert(
+        alert,
+        acknowledged=notes.public_acknowledgement(row),
+        silenced_by=None if mute is None else mute.silence,
+        inhibited_by=None if mute is None else mute.inhibitor,
     )
-    return public_alert(_alert(row), acknowledged=taken)
 
 
 def _change(row: Row[Any]) -> dict[str, Any]:
@@ -160,7 +169,3 @@ def _change(row: Row[Any]) -> dict[str, Any]:
         "at": to_rfc3339(row.at),
         "reason": row.reason,
     }
-
-
-def _micros(instant: datetime) -> int:
-    return (instant - _EPOCH) // timedelta(microseconds=1)

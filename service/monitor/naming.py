@@ -19,12 +19,12 @@ from service.monitor.findings import (
     Evidence,
     Finding,
     Kind,
-    Severity,
     Slice,
     State,
     slice_text,
 )
 from service.monitor.history import HOUR
+from service.monitor.severity import CRITICAL_RATIO, severity_of
 from service.monitor.slices import ROOT
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 Indices = npt.NDArray[np.intp]
 
 SUSPICIOUS: Final = 0.1  # evidence from which a slice may explain another before it alarms itself
-CRITICAL_RATIO: Final = 1.5  # times what was due
 EVIDENCE_SHOWN: Final = 1e4
 
 
@@ -216,13 +215,12 @@ class Namer:
     ) -> Finding:
         own, rest = evidence
         name = self.slices.names[slice_]
-        critical = strength.ratio >= CRITICAL_RATIO
         return Finding(
             model="",  # the model's own name is put on by whoever knows it
             kind=kind,
             slice=name,
             state=state,
-            severity=Severity.CRITICAL if critical else Severity.WARNING,
+            severity=severity_of(strength.ratio, effect.rows, self.at - strength.onset),
             onset=strength.onset,
             onset_interval=strength.onset_interval,
             detected_at=self.at,

@@ -8,11 +8,15 @@ one deadline over everything, a bounded reply.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
+import tempfile
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Final
 
 import httpcore2
@@ -21,10 +25,12 @@ from service.errors import InvalidRequest
 from service.notify.addresses import AddressRules, Target
 
 Resolve = Callable[[str, int], Awaitable[list[str]]]
+Certificate = tuple[str, str]  # PEM of a chain, PEM of its key
 
 DEADLINE_SECONDS: Final = 15.0  # of one attempt, name to reply: per-read limits don't stop a drip
 CONNECT_SECONDS: Final = 5.0  # to one address, so that a dead one leaves time for the next
 MAX_REPLY_BYTES: Final = 64 * 1024
+MAX_CONTEXTS: Final = 128  # client certificates that are kept ready
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +40,11 @@ class Answer:
     status: int | None  # None where nothing did
     error: str = ""  # why nothing did; names no address
     retry_after: str | None = None  # the header
+
+    @property
+    def is_success(self) -> bool:
+        """2xx, and nothing else."""
+        return self.status is not None and 200 <= self.status < 300
 
 
 class Egress:
@@ -50,15 +61,25 @@ class Egress:
         *,
         deadline_seconds: float = DEADLINE_SECONDS,
         resolve: Resolve | None = None,
-        ssl_context: ssl.SSLContext | None = None,
+        ca_file: Path | None = None,
     ) -> None:
         self.deadline_seconds = deadline_seconds
         self._rules = AddressRules(allow, http)
         self._resolve = _resolve if resolve is None else resolve
-        self._ssl_context = ssl_context or httpcore2.default_ssl_context()
+        self._ca_file = ca_file
+        self._contexts: OrderedDict[Certificate | None, ssl.SSLContext] = OrderedDict()
 
-    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
-        """Post once. Whatever goes wrong on the way is in the answer, within the deadline."""
+    async def post(
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        certificate: Certificate | None = None,
+    ) -> Answer:
+        """Post once. Whatever goes wrong on the way is in the answer, within the deadline.
+
+        `certificate` is shown to a receiver that asks who connects.
+        """
         status: int | None = None
         retry_after: str | None = None
         error = ""
@@ -67,7 +88,7 @@ class Egress:
                 target = self._rules.target(url)
                 addresses = await self._addresses(target)
                 async with (
-                    self._connection(target, addresses) as connection,
+                    self._connection(target, addresses, certificate) as connection,
                     connection.stream(
                         "POST",
                         _core_url(target),
@@ -101,14 +122,28 @@ class Egress:
         return addresses
 
     def _connection(
-        self, target: Target, addresses: Sequence[str]
+        self, target: Target, addresses: Sequence[str], certificate: Certificate | None
     ) -> httpcore2.AsyncHTTPConnection:
         # One connection an attempt: endpoints share nothing, and nothing outlives its check.
         return httpcore2.AsyncHTTPConnection(
             _core_url(target).origin,
-            ssl_context=self._ssl_context,
+            ssl_context=None if target.scheme == "http" else self._context(certificate),
             network_backend=_Pinned(addresses),
         )
+
+    def _context(self, certificate: Certificate | None) -> ssl.SSLContext:
+        """Made once for each certificate: reading the authorities takes milliseconds."""
+        context = self._contexts.pop(certificate, None)
+        if context is None:
+            context = httpcore2.default_ssl_context()
+            if self._ca_file is not None:
+                context.load_verify_locations(self._ca_file)
+            if certificate is not None:
+                _load(context, certificate)
+        self._contexts[certificate] = context  # the newest last
+        if len(self._contexts) > MAX_CONTEXTS:
+            self._contexts.popitem(last=False)
+        return context
 
 
 class _Pinned(httpcore2.AnyIOBackend):
@@ -134,6 +169,22 @@ class _Pinned(httpcore2.AnyIOBackend):
             except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
                 failed = error
         raise failed
+
+
+def _load(context: ssl.SSLContext, certificate: Certificate) -> None:
+    """Take up a certificate, which OpenSSL reads from a file: one in memory where there are any."""
+    pem = "\n".join(certificate).encode()
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("certificate", os.MFD_CLOEXEC)
+        with open(descriptor, "wb") as file:
+            file.write(pem)
+            file.flush()
+            context.load_cert_chain(f"/proc/self/fd/{descriptor}")
+        return
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(pem)
+        file.flush()
+        context.load_cert_chain(file.name)
 
 
 def _host_header(target: Target) -> str:

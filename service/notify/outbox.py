@@ -1,53 +1,51 @@
-"""Outbox: deliveries that are to be made, written with what they tell of; all their SQL is here.
+"""Outbox: deliveries that are to be made, written with what they tell of.
 
-    waiting ── 2xx ──────────────────────→ delivered
-       │  └─── schedule used up, or 410 ─→ failed
+    waiting ── 2xx ──────────────────────────────→ delivered
+       │  ├─── schedule used up, or 410 ─────────→ failed
+       │  ├─── its alert has gone on meanwhile ──→ superseded
+       │  ├─── its alert ended while muted ──────→ muted
        └─ any other end: waiting, later
-    delivered, failed ── replay ──→ waiting
+    delivered, failed, superseded, muted ── replay ──→ waiting
 
-A delivery is claimed by compare-and-set with a lease. A worker that dies between sending and
-recording leaves the lease to run out, and the same delivery goes out again: the same id, the same
-bytes. An endpoint has one delivery in flight, and an alert's deliveries reach it in order: what
-comes later waits for what is still waiting.
+Written in the transaction that stores a transition. `service.notify.lanes` takes them out again.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
 from sqlalchemy import (
+    ColumnElement,
     Connection,
     Row,
     Table,
     and_,
+    case,
     delete,
     func,
-    insert,
     select,
     tuple_,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
+from service.alerts.acknowledgements import acknowledgement_of
 from service.alerts.alert import Transition
 from service.errors import Conflict, NotFound
-from service.notify.endpoints import (
-    Endpoint,
-    EndpointState,
-    Secret,
-    active,
-    find,
-    live_secrets,
-    unpack_secrets,
+from service.notify.endpoints import EndpointState, Subscriber, active, find
+from service.notify.webhook import (
+    TEST_TYPE,
+    body_for,
+    body_for_test,
+    body_of_news,
+    delivery_id,
 )
-from service.notify.webhook import TEST_TYPE, body_for, body_for_test, delivery_id
-from service.tables import attempts, deliveries, endpoints
+from service.tables import attempts, deliveries, lanes
 
-_ITS_ENDPOINT: Final = and_(
-    endpoints.c.tenant == deliveries.c.tenant, endpoints.c.id == deliveries.c.endpoint_id
-)
+MAX_REPLAYED: Final = 10_000  # deliveries by one request
 
 
 class DeliveryState(StrEnum):
@@ -56,87 +54,52 @@ class DeliveryState(StrEnum):
     WAITING = "waiting"
     DELIVERED = "delivered"
     FAILED = "failed"
+    SUPERSEDED = "superseded"  # the alert's newest state was told in its place
+    MUTED = "muted"  # a silence or another alert kept it back until there was nothing to tell
 
 
 @dataclass(frozen=True, slots=True)
-class Due:
-    """A delivery that may be claimed now."""
+class News:
+    """Something to tell of: a transition's or another's, once for each who wants it."""
 
     tenant: str
-    id: str
-    endpoint_id: str
-    next_attempt_at: int
-    leased_until: int
-
-
-@dataclass(frozen=True, slots=True)
-class Leased:
-    """A delivery that is ours to attempt until the lease runs out."""
-
-    tenant: str
-    id: str
-    endpoint_id: str
-    url: str
-    secrets: tuple[Secret, ...]
+    about: str  # with the number, what the id of a delivery is made of
+    number: int
+    type: str
     body: str
-    n_attempts: int  # of this round; a replay starts a new one
-    leased_until: int
-
-    def signing_secrets(self, now: int) -> list[str]:
-        """The secrets to sign an attempt with, newest first."""
-        return live_secrets(self.secrets, now)
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """One try, and what came of it."""
-
-    at: int
-    status: int | None
-    error: str
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What an attempt makes of its delivery."""
-
-    state: DeliveryState
-    next_attempt_at: int
-    gone: bool = False  # the receiver wants no more: its endpoint is disabled
+    alert_id: str | None = None
 
 
 # Writing
 
 
-def enqueue(connection: Connection, transition: Transition, now: int) -> int:
+def enqueue(
+    connection: Connection, transition: Transition, now: int, public_url: str | None = None
+) -> int:
     """Write a delivery for each active endpoint that wants to hear of a transition.
 
     An endpoint that heard of an alert before hears of it to the end, whatever its filters say of
     what the alert has become. Returns how many were new: one that is there already is left alone.
     """
-    if not transition.notify:
-        return 0
     alert = transition.alert
     wanting = [
         endpoint
         for endpoint in active(connection, alert.tenant)
-        if endpoint.filters.match(alert) or _was_told(connection, endpoint, alert.id)
+        if (transition.notify or endpoint.wants.group == "alert")
+        and (endpoint.wants.filters.match(alert) or _was_told(connection, endpoint, alert.id))
     ]
-    body = body_for(transition) if wanting else ""
-    return sum(
-        _put(
-            connection,
-            endpoint,
-            id_=delivery_id(alert.tenant, alert.id, alert.revision, endpoint.id),
-            alert_id=alert.id,
-            type_=transition.type,
-            sequence=alert.revision,
-            body=body,
-            now=now,
-        )
-        for endpoint in wanting
+    if not wanting:
+        return 0
+    acknowledged = acknowledgement_of(connection, alert.tenant, alert.id)
+    news = News(
+        tenant=alert.tenant,
+        about=alert.id,
+        number=alert.revision,
+        type=transition.type,
+        body=body_for(transition, acknowledged, public_url),
+        alert_id=alert.id,
     )
+    return _tell(connection, wanting, news, now)
 
 
 def enqueue_test(connection: Connection, tenant: str, endpoint_id: str, now: int) -> str:
@@ -145,19 +108,27 @@ def enqueue_test(connection: Connection, tenant: str, endpoint_id: str, now: int
     before = select(func.count()).where(
         deliveries.c.tenant == tenant, deliveries.c.endpoint_id == endpoint_id
     )
-    id_ = delivery_id(tenant, f"{TEST_TYPE}:{now}", connection.scalar(before) or 0, endpoint_id)
-    body = body_for_test(endpoint_id, now)
-    _put(
-        connection,
-        endpoint,
-        id_=id_,
-        alert_id=None,
-        type_=TEST_TYPE,
-        sequence=0,
-        body=body,
-        now=now,
+    news = News(
+        tenant=tenant,
+        about=f"{TEST_TYPE}:{now}",
+        number=connection.scalar(before) or 0,
+        type=TEST_TYPE,
+        body=body_for_test(endpoint_id, now),
     )
-    return id_
+    _tell(connection, [endpoint], news, now)
+    return delivery_id(tenant, news.about, news.number, endpoint_id)
+
+
+def enqueue_news(
+    connection: Connection, tenant: str, type_: str, about: str, data: dict[str, Any], now: int
+) -> int:
+    """Write what is no alert for each active endpoint that asked for this type besides.
+
+    `about` makes it once: the same again is no new delivery. Returns how many were new.
+    """
+    wanting = [each for each in active(connection, tenant) if type_ in each.wants.also]
+    body = body_of_news(type_, now, data)
+    return _tell(connection, wanting, News(tenant, f"{type_}:{about}", 0, type_, body), now)
 
 
 def replay(connection: Connection, tenant: str, endpoint_id: str, id_: str, now: int) -> None:
@@ -166,191 +137,39 @@ def replay(connection: Connection, tenant: str, endpoint_id: str, id_: str, now:
     Raises NotFound; Conflict where its endpoint is not active.
     """
     _sendable(connection, tenant, endpoint_id)
-    done = connection.execute(
-        update(deliveries)
-        .where(_is(tenant, id_), deliveries.c.endpoint_id == endpoint_id)
-        .values(state=DeliveryState.WAITING.value, n_attempts=0, next_attempt_at=now)
-    )
-    if done.rowcount == 0:
+    if _queue_again(connection, tenant, endpoint_id, deliveries.c.id == id_, now) == 0:
         raise NotFound("no such delivery")
 
 
-def _was_told(connection: Connection, endpoint: Endpoint, alert_id: str) -> bool:
-    query = select(deliveries.c.id).where(
-        deliveries.c.tenant == endpoint.tenant,
-        deliveries.c.endpoint_id == endpoint.id,
-        deliveries.c.alert_id == alert_id,
-    )
-    return connection.execute(query.limit(1)).first() is not None
-
-
-def _sendable(connection: Connection, tenant: str, endpoint_id: str) -> Endpoint:
-    endpoint = find(connection, tenant, endpoint_id)
-    if endpoint.state is not EndpointState.ACTIVE:
-        raise Conflict(f"endpoint: is {endpoint.state.value}; resume it first")
-    return endpoint
-
-
-def _put(
+def replay_range(
     connection: Connection,
-    endpoint: Endpoint,
+    tenant: str,
+    endpoint_id: str,
     *,
-    id_: str,
-    alert_id: str | None,
-    type_: str,
-    sequence: int,
-    body: str,
+    since: int,
+    until: int,
+    states: Iterable[DeliveryState],
     now: int,
 ) -> int:
-    return _insert_or_ignore(
-        connection,
-        deliveries,
-        {
-            "tenant": endpoint.tenant,
-            "id": id_,
-            "endpoint_id": endpoint.id,
-            "alert_id": alert_id,
-            "type": type_,
-            "sequence": sequence,
-            "body": body,
-            "state": DeliveryState.WAITING.value,
-            "n_attempts": 0,
-            "next_attempt_at": now,
-            "leased_until": 0,
-            "created_at": now,
-        },
-    )
+    """Make due again what was made between two instants and is in one of these states.
 
-
-def _insert_or_ignore(connection: Connection, table: Table, row: dict[str, Any]) -> int:
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    return connection.execute(dialect.insert(table).values(row).on_conflict_do_nothing()).rowcount
-
-
-# Claiming and recording
-
-
-def due(connection: Connection, now: int) -> list[Due]:
-    """The next delivery of each endpoint that has one due and none in flight."""
+    At most `MAX_REPLAYED`, the oldest; returns how many. Raises as `replay` does.
+    """
+    _sendable(connection, tenant, endpoint_id)
     d = deliveries.c
-    waiting = (
-        select(
-            d.tenant,
-            d.id,
-            d.endpoint_id,
-            d.next_attempt_at,
-            d.leased_until,
-            d.created_at,
-            d.sequence,
-            func.row_number()
-            .over(
-                partition_by=(d.tenant, d.endpoint_id, func.coalesce(d.alert_id, d.id)),
-                order_by=d.sequence,
-            )
-            .label("place_in_alert"),
-            func.max(d.leased_until)
-            .over(partition_by=(d.tenant, d.endpoint_id))
-            .label("lane_leased_until"),
-        )
-        .join(endpoints, _ITS_ENDPOINT)
+    chosen = (
+        select(d.id)
         .where(
-            d.state == DeliveryState.WAITING.value,
-            endpoints.c.state == EndpointState.ACTIVE.value,
+            d.tenant == tenant,
+            d.endpoint_id == endpoint_id,
+            d.created_at >= since,
+            d.created_at < until,
+            d.state.in_(tuple(states)),
         )
-        .subquery()
+        .order_by(d.created_at, d.sequence, d.id)
+        .limit(MAX_REPLAYED)
     )
-    w = waiting.c
-    ready = (
-        select(
-            w.tenant,
-            w.id,
-            w.endpoint_id,
-            w.next_attempt_at,
-            w.leased_until,
-            func.row_number()
-            .over(partition_by=(w.tenant, w.endpoint_id), order_by=(w.created_at, w.sequence, w.id))
-            .label("place_in_lane"),
-        )
-        .where(w.place_in_alert == 1, w.next_attempt_at <= now, w.lane_leased_until <= now)
-        .subquery()
-    )
-    r = ready.c
-    query = (
-        select(r.tenant, r.id, r.endpoint_id, r.next_attempt_at, r.leased_until)
-        .where(r.place_in_lane == 1)
-        .order_by(r.next_attempt_at, r.tenant, r.endpoint_id)
-    )
-    return [Due(*row) for row in connection.execute(query)]
-
-
-def claim(connection: Connection, wanted: Due, until: int) -> Leased | None:
-    """Lease a delivery `until` then; None where another was first or its endpoint went away."""
-    query = (
-        select(deliveries.c.body, deliveries.c.n_attempts, endpoints.c.url, endpoints.c.secrets)
-        .join(endpoints, _ITS_ENDPOINT)
-        .where(_is(wanted.tenant, wanted.id), endpoints.c.state == EndpointState.ACTIVE.value)
-    )
-    row = connection.execute(query).one_or_none()
-    if row is None:
-        return None
-    claimed = connection.execute(
-        update(deliveries)
-        .where(
-            _is(wanted.tenant, wanted.id),
-            deliveries.c.state == DeliveryState.WAITING.value,
-            deliveries.c.next_attempt_at == wanted.next_attempt_at,
-            deliveries.c.leased_until == wanted.leased_until,
-        )
-        .values(leased_until=until)
-    )
-    if claimed.rowcount == 0:
-        return None
-    return Leased(
-        tenant=wanted.tenant,
-        id=wanted.id,
-        endpoint_id=wanted.endpoint_id,
-        url=row.url,
-        secrets=unpack_secrets(row.secrets),
-        body=row.body,
-        n_attempts=row.n_attempts,
-        leased_until=until,
-    )
-
-
-def record(connection: Connection, leased: Leased, attempt: Attempt, verdict: Verdict) -> bool:
-    """Store an attempt and what it made of its delivery; False where the lease was lost."""
-    held = connection.execute(
-        update(deliveries)
-        .where(_is(leased.tenant, leased.id), deliveries.c.leased_until == leased.leased_until)
-        .values(
-            state=verdict.state.value,
-            n_attempts=leased.n_attempts + 1,
-            next_attempt_at=verdict.next_attempt_at,
-            leased_until=0,
-        )
-    )
-    if held.rowcount == 0:
-        return False
-    its = and_(attempts.c.tenant == leased.tenant, attempts.c.delivery_id == leased.id)
-    last = connection.scalar(select(func.max(attempts.c.number)).where(its)) or 0
-    connection.execute(
-        insert(attempts).values(
-            tenant=leased.tenant,
-            delivery_id=leased.id,
-            number=last + 1,
-            at=attempt.at,
-            status=attempt.status,
-            error=attempt.error,
-            seconds=attempt.seconds,
-        )
-    )
-    if verdict.gone:
-        connection.execute(
-            update(endpoints)
-            .where(endpoints.c.tenant == leased.tenant, endpoints.c.id == leased.endpoint_id)
-            .values(state=EndpointState.DISABLED.value, state_reason="it answered 410 Gone")
-        )
-    return True
+    return _queue_again(connection, tenant, endpoint_id, d.id.in_(chosen), now)
 
 
 def forget(connection: Connection, before: int, limit: int) -> int:
@@ -367,13 +186,93 @@ def forget(connection: Connection, before: int, limit: int) -> int:
     return len(old)
 
 
+def _was_told(connection: Connection, endpoint: Subscriber, alert_id: str) -> bool:
+    query = select(deliveries.c.id).where(
+        deliveries.c.tenant == endpoint.tenant,
+        deliveries.c.endpoint_id == endpoint.id,
+        deliveries.c.alert_id == alert_id,
+    )
+    return connection.execute(query.limit(1)).first() is not None
+
+
+def _sendable(connection: Connection, tenant: str, endpoint_id: str) -> Subscriber:
+    endpoint = find(connection, tenant, endpoint_id)
+    if endpoint.state is not EndpointState.ACTIVE:
+        raise Conflict(f"endpoint: is {endpoint.state.value}; resume it first")
+    return endpoint
+
+
+def _queue_again(
+    connection: Connection, tenant: str, endpoint_id: str, which: ColumnElement[bool], now: int
+) -> int:
+    its = and_(deliveries.c.tenant == tenant, deliveries.c.endpoint_id == endpoint_id, which)
+    waiting = {
+        "state": DeliveryState.WAITING.value,
+        "n_attempts": 0,
+        "held_by": None,
+        "n_replays": deliveries.c.n_replays + 1,
+        "next_attempt_at": now,
+    }
+    n = connection.execute(update(deliveries).where(its).values(waiting)).rowcount
+    want(connection, tenant, endpoint_id, now)
+    return n
+
+
+def _tell(connection: Connection, wanting: Iterable[Subscriber], news: News, now: int) -> int:
+    """A delivery for each of these; returns how many were not there before."""
+    n_new = 0
+    for endpoint in wanting:
+        row = {
+            "tenant": news.tenant,
+            "id": delivery_id(news.tenant, news.about, news.number, endpoint.id),
+            "endpoint_id": endpoint.id,
+            "alert_id": news.alert_id,
+            "type": news.type,
+            "sequence": news.number if news.alert_id else 0,
+            "body": news.body,
+            "state": DeliveryState.WAITING.value,
+            "held_by": None,
+            "n_attempts": 0,
+            "n_replays": 0,
+            "next_attempt_at": now,
+            "created_at": now,
+        }
+        if _insert_or_ignore(connection, deliveries, row):
+            want(connection, news.tenant, endpoint.id, now)
+            n_new += 1
+    return n_new
+
+
+def want(connection: Connection, tenant: str, endpoint_id: str, at: int) -> None:
+    """See to it that an endpoint's lane is looked at by then.
+
+    The row is written whether or not it changes: who works on the lane in another transaction
+    has to wait for ours, and cannot miss what it adds.
+    """
+    sooner = case((lanes.c.wanted_at < at, lanes.c.wanted_at), else_=at)
+    connection.execute(
+        update(lanes)
+        .where(lanes.c.tenant == tenant, lanes.c.endpoint_id == endpoint_id)
+        .values(wanted_at=sooner)
+    )
+
+
+def _insert_or_ignore(connection: Connection, table: Table, row: dict[str, Any]) -> int:
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    return connection.execute(dialect.insert(table).values(row).on_conflict_do_nothing()).rowcount
+
+
 # Reading
 
 
-def n_waiting(connection: Connection) -> int:
-    """How many deliveries are not yet made."""
-    query = select(func.count()).where(deliveries.c.state == DeliveryState.WAITING.value)
-    return connection.scalar(query) or 0
+def waiting(connection: Connection) -> tuple[int, int | None]:
+    """How many deliveries are not yet made, and when the oldest of them was."""
+    d = deliveries.c
+    query = select(func.count(), func.min(d.created_at)).where(
+        d.state == DeliveryState.WAITING.value
+    )
+    n, oldest = connection.execute(query).one()
+    return n, oldest
 
 
 def attempts_of(
@@ -389,7 +288,3 @@ def attempts_of(
     for row in connection.execute(query):
         found.setdefault(row.delivery_id, []).append(row)
     return found
-
-
-def _is(tenant: str, id_: str) -> Any:
-    return and_(deliveries.c.tenant == tenant, deliveries.c.id == id_)

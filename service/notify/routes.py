@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from functools import partial
+from typing import Annotated, Any
+from urllib.parse import urlsplit
 
-from fastapi import APIRouter, Depends
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import APIRouter, Depends, Query
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 from sqlalchemy import Row, select
 
+from service.alerts.matcher import Matcher
 from service.auth import Scope, Tenant, requires
-from service.clock import to_rfc3339
+from service.clock import from_datetime, to_rfc3339
+from service.errors import InvalidRequest, TooLarge
+from service.limits import ENDPOINTS
 from service.notify import outbox
 from service.notify.addresses import MAX_URL_LENGTH, AddressRules
-from service.notify.endpoints import Endpoint, Endpoints, EndpointState, Filters, find
+from service.notify.endpoints import Endpoint, Endpoints, EndpointState, find
 from service.notify.outbox import DeliveryState
+from service.notify.wants import (
+    URL_IS_SECRET,
+    ClientCertificate,
+    EndpointSettings,
+    News,
+    QuietHours,
+)
 from service.pages import OnePage, fetch
 from service.services import Services, services
 from service.settings import Settings
@@ -24,33 +36,57 @@ router = APIRouter(tags=["endpoints"])
 Running = Annotated[Services, Depends(services)]
 Reader = Annotated[Tenant, Depends(requires(Scope.READ, Scope.ADMIN))]
 Admin = Annotated[Tenant, Depends(requires(Scope.ADMIN))]
-Url = Annotated[str, Field(max_length=MAX_URL_LENGTH, examples=["https://example.com/hooks"])]
-
-
-class NewEndpoint(BaseModel):
-    """A receiver to be told of alerts."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    url: Url
-    format: Literal["standard"] = "standard"
-    filters: Filters = Filters()
 
 
 class EndpointChange(BaseModel):
-    """What is to be different; what is left out stays."""
+    """What is to be different; what is left out stays, and null takes away."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    url: Url | None = None
-    filters: Filters | None = None
+    url: str | None = Field(default=None, max_length=MAX_URL_LENGTH)
+    filters: Matcher | None = None
+    group: str | None = None
+    also: list[News] | None = None
+    max_per_minute: int | None = None
+    quiet_hours: QuietHours | None = None
+    headers: dict[str, str] | None = None
+    routing_key: str | None = None
+    client_certificate: ClientCertificate | None = None
+
+    def applied_to(self, before: EndpointSettings) -> EndpointSettings:
+        """The settings with this change. Raises InvalidRequest where they don't fit together."""
+        given = self.model_dump(exclude_unset=True, by_alias=True)
+        kept = before.model_dump(by_alias=True)
+        merged = {name: value for name, value in {**kept, **given}.items() if value is not None}
+        try:
+            return EndpointSettings.model_validate(merged)
+        except ValidationError as error:
+            problem = error.errors(include_url=False, include_input=False)[0]
+            where = problem["loc"][:1]
+            raise InvalidRequest(": ".join([*map(str, where), problem["msg"]])) from None
+
+
+class Range(BaseModel):
+    """Which deliveries to send again."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    since: AwareDatetime
+    until: AwareDatetime
+    states: list[DeliveryState] = Field(
+        default=[DeliveryState.FAILED], min_length=1, max_length=len(DeliveryState)
+    )
 
 
 @router.post("/v1/endpoints", status_code=201)
-def create(tenant: Admin, running: Running, body: NewEndpoint) -> dict[str, Any]:
+def create(tenant: Admin, running: Running, body: EndpointSettings) -> dict[str, Any]:
     """A new endpoint, with its signing secret: shown here and never again."""
     _rules(running.settings).target(body.url)
-    endpoint = _endpoints(running).create(tenant, body.url, body.filters)
+    try:
+        endpoint = _endpoints(running).create(tenant, body)
+    except TooLarge:
+        running.metrics.overflow.labels(ENDPOINTS.name).inc()
+        raise
     return _with_secret(endpoint)
 
 
@@ -71,10 +107,9 @@ def get(tenant: Reader, running: Running, endpoint_id: str) -> dict[str, Any]:
 def change(
     tenant: Admin, running: Running, endpoint_id: str, body: EndpointChange
 ) -> dict[str, Any]:
-    """The endpoint with another URL or other filters."""
-    if body.url is not None:
-        _rules(running.settings).target(body.url)
-    return _public(_endpoints(running).change(tenant, endpoint_id, body.url, body.filters))
+    """The endpoint with what is given changed; its format stays what it is."""
+    changed = partial(_changed, _rules(running.settings), body)
+    return _public(_endpoints(running).change(tenant, endpoint_id, changed))
 
 
 @router.delete("/v1/endpoints/{endpoint_id}", status_code=204)
@@ -114,12 +149,21 @@ def test(tenant: Admin, running: Running, endpoint_id: str) -> dict[str, Any]:
 
 @router.get("/v1/endpoints/{endpoint_id}/deliveries")
 def list_deliveries(
-    tenant: Reader, running: Running, endpoint_id: str, page: OnePage
+    tenant: Reader,
+    running: Running,
+    endpoint_id: str,
+    page: OnePage,
+    state: Annotated[list[DeliveryState] | None, Query(max_length=len(DeliveryState))] = None,
+    alert: Annotated[str | None, Query(max_length=64, description="an alert's id")] = None,
 ) -> dict[str, Any]:
     """What was sent to the endpoint or waits for it, newest first, with every attempt."""
     query = select(deliveries).where(
         deliveries.c.tenant == tenant, deliveries.c.endpoint_id == endpoint_id
     )
+    if state:
+        query = query.where(deliveries.c.state.in_(state))
+    if alert is not None:
+        query = query.where(deliveries.c.alert_id == alert)
     with running.database.read() as connection:
         find(connection, tenant, endpoint_id)
         rows, next_ = fetch(connection, query, (deliveries.c.created_at, deliveries.c.id), page)
@@ -137,24 +181,70 @@ def replay(tenant: Admin, running: Running, endpoint_id: str, delivery_id: str) 
     return {"id": delivery_id, "state": DeliveryState.WAITING.value}
 
 
+@router.post("/v1/endpoints/{endpoint_id}/replay", status_code=202)
+def replay_range(tenant: Admin, running: Running, endpoint_id: str, body: Range) -> dict[str, Any]:
+    """Send again what was made in a span of time: what failed, or what is in the states given.
+
+    At most 10,000 at once, the oldest; ask again for the rest.
+    """
+    with running.database.write() as connection:
+        n = outbox.replay_range(
+            connection,
+            tenant,
+            endpoint_id,
+            since=from_datetime(body.since),
+            until=from_datetime(body.until),
+            states=body.states,
+            now=running.clock.now(),
+        )
+    running.outbox_wake()
+    return {"replayed": n}
+
+
 def _rules(settings: Settings) -> AddressRules:
     return AddressRules(settings.egress_allow, settings.egress_http)
 
 
 def _endpoints(running: Services) -> Endpoints:
-    return Endpoints(running.database, running.clock)
+    return Endpoints(running.database, running.clock, running.seal)
+
+
+def _changed(
+    rules: AddressRules, change_: EndpointChange, before: EndpointSettings
+) -> EndpointSettings:
+    after = change_.applied_to(before)
+    rules.target(after.url)
+    return after
 
 
 def _public(endpoint: Endpoint) -> dict[str, Any]:
+    settings, certificate = endpoint.settings, endpoint.settings.client_certificate
+    wants = settings.wants.model_dump(mode="json", exclude_none=True, by_alias=True)
     return {
         "id": endpoint.id,
-        "url": endpoint.url,
-        "format": endpoint.format,
-        "filters": endpoint.filters.model_dump(mode="json", exclude_none=True),
+        "url": _public_url(settings),
+        **wants,
+        "quiet_hours": wants.get("quiet_hours"),
+        "headers": sorted(settings.headers),
+        "client_certificate": (
+            None
+            if certificate is None
+            else {
+                "sha256": certificate.sha256,
+                "not_after": to_rfc3339(from_datetime(certificate.leaf.not_valid_after_utc)),
+            }
+        ),
         "state": endpoint.state.value,
         "state_reason": endpoint.state_reason or None,
         "created_at": to_rfc3339(endpoint.created_at),
     }
+
+
+def _public_url(settings: EndpointSettings) -> str:
+    if settings.format not in URL_IS_SECRET:
+        return settings.url
+    parts = urlsplit(settings.url)
+    return f"{parts.scheme}://{parts.netloc}/…"
 
 
 def _with_secret(endpoint: Endpoint) -> dict[str, Any]:
@@ -169,6 +259,7 @@ def _public_delivery(row: Row[Any], tried: list[Row[Any]]) -> dict[str, Any]:
         "alert": row.alert_id,
         "sequence": row.sequence,
         "state": row.state,
+        "held_by": row.held_by,
         "created_at": to_rfc3339(row.created_at),
         "next_attempt_at": to_rfc3339(row.next_attempt_at) if waiting else None,
         "attempts": [

@@ -61,18 +61,28 @@ def delivery_id(tenant: str, alert_id: str, revision: int, endpoint_id: str) -> 
     return "msg_" + hashlib.blake2b(about, digest_size=16).hexdigest()
 
 
-def body_for(transition: Transition) -> str:
-    """The body that tells of a transition: its type, its instant, the alert as it then was."""
+def body_for(
+    transition: Transition,
+    acknowledged: dict[str, Any] | None = None,
+    public_url: str | None = None,
+) -> str:
+    """The body that tells of a transition: its type, its instant, the alert as it then was.
+
+    `url`, the page of its evidence, is in it where the service knows how people reach it.
+    """
     alert = transition.alert
-    data = {**public_alert(alert), "sequence": alert.revision}
-    return _body(transition.type, transition.at, data)
+    data = {**public_alert(alert, acknowledged), "sequence": alert.revision}
+    if public_url is not None:
+        data["url"] = f"{public_url.rstrip('/')}/alerts/{alert.id}"
+    return body_of_news(transition.type, transition.at, data)
 
 
 def body_for_test(endpoint_id: str, now: int) -> str:
     """The body of `endpoint.test`."""
-    return _body(TEST_TYPE, now, {"endpoint": endpoint_id})
+    return body_of_news(TEST_TYPE, now, {"endpoint": endpoint_id})
 
 
-def _body(type_: str, at: int, data: dict[str, Any]) -> str:
+def body_of_news(type_: str, at: int, data: dict[str, Any]) -> str:
+    """A body of any type."""
     document = {"type": type_, "timestamp": to_rfc3339(at), "data": data}
     return msgspec.json.encode(document).decode()

@@ -1,8 +1,9 @@
-"""Worker: leases deliveries that are due and posts them, signed, until each is done.
+"""Worker: leases lanes that have something due and posts it, signed, until each delivery is done.
 
 A lane an endpoint, one delivery in each, `max_at_once` lanes at a time: an endpoint that hangs
 holds up no other. Lanes are given in turn, whoever had one longest ago first, so that many
-endpoints that hang can't keep a good one waiting for longer than a round.
+endpoints that hang can't keep a good one waiting for longer than a round. A lane that keeps failing
+is left alone for longer and longer, and then tried with one delivery.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from typing import Final
 
@@ -19,18 +21,25 @@ from sqlalchemy.exc import OperationalError
 from service.clock import Clock
 from service.database import Database
 from service.metrics import Metrics
-from service.notify import outbox
+from service.notify import lanes, outbox
 from service.notify.egress import Answer, Egress
-from service.notify.outbox import Attempt, DeliveryState, Leased, Verdict
+from service.notify.endpoints import Private, open_private
+from service.notify.formats import Message, render
+from service.notify.lanes import Attempt, Leased, Recorded, Verdict
+from service.notify.outbox import DeliveryState
 from service.notify.webhook import sign
+from service.seal import Seal
 
 POLL_SECONDS: Final = (
     1.0  # between looks when nobody wakes us: for retries, and for other processes
 )
 JITTER: Final = 0.2  # a delay is drawn from ±20 %, so that an outage's end is not a stampede
 MAX_RETRY_AFTER_SECONDS: Final = 86_400
+BREAKS_AFTER: Final = 5  # failures in a row, from which an endpoint is probed and not pressed
+FIRST_PAUSE_SECONDS: Final = 5.0  # at most, before the first probe; doubled with each that fails
+LONGEST_PAUSE_SECONDS: Final = 300.0
 LEASE_MARGIN_SECONDS: Final = 15.0  # beyond an attempt's deadline, to record it
-MAX_TURNS: Final = 10_000  # endpoints of which it is known when they had a lane
+DISABLE_AFTER_SECONDS: Final = 5 * 86_400  # of nothing but failures
 
 _MICROS: Final = 1_000_000
 
@@ -40,7 +49,7 @@ log = structlog.get_logger()
 class Worker:
     """Delivers what the outbox holds.
 
-    worker = Worker(database, clock, egress, schedule_seconds=(0, 5, 300), rng=Random(7), ...)
+    worker = Worker(database, clock, egress, seal, schedule_seconds=(0, 5, 300), ...)
     task = asyncio.create_task(worker.run())
     worker.wake()  # from any thread, when there is something new
     """
@@ -50,23 +59,26 @@ class Worker:
         database: Database,
         clock: Clock,
         egress: Egress,
+        seal: Seal,
         *,
         schedule_seconds: Sequence[float],
         rng: random.Random,
         metrics: Metrics,
         max_at_once: int = 32,
+        disable_after_seconds: float = DISABLE_AFTER_SECONDS,
     ) -> None:
         self._database = database
         self._clock = clock
         self._egress = egress
+        self._seal = seal
         self._schedule_seconds = schedule_seconds
         self._rng = rng
         self._metrics = metrics
         self._max_at_once = max_at_once
         self._lease = round((egress.deadline_seconds + LEASE_MARGIN_SECONDS) * _MICROS)
+        self._disable_after = round(disable_after_seconds * _MICROS)
         self._lanes: set[asyncio.Task[None]] = set()
-        self._turns: dict[tuple[str, str], int] = {}  # (tenant, endpoint): its last turn
-        self._n_turns = 0
+        self._looked_at = 0
         self._changed = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -88,6 +100,7 @@ class Worker:
                 self._changed.clear()
                 try:
                     await self._fill_lanes()
+                    await self._look_around()
                 except OperationalError as error:  # busy or full; the engine judges worse
                     name = getattr(error.orig, "sqlite_errorname", type(error.orig).__name__)
                     log.warning("outbox_unavailable", error=name)
@@ -103,19 +116,24 @@ class Worker:
     async def drain(self) -> int:
         """Attempt all that is due at this instant, and what that makes due; returns how many."""
         n = 0
-        while leased := await asyncio.to_thread(self._claim, self._max_at_once):
+        while True:
+            n_wanted, leased = await asyncio.to_thread(self._claim, self._max_at_once)
             await asyncio.gather(*map(self._attempt, leased))
             n += len(leased)
-        return n
+            if n_wanted == 0:
+                return n
 
     async def _fill_lanes(self) -> None:
         free = self._max_at_once - len(self._lanes)
         if free == 0:
             return
-        for leased in await asyncio.to_thread(self._claim, free):
+        n_wanted, claimed = await asyncio.to_thread(self._claim, free)
+        for leased in claimed:
             lane = asyncio.create_task(self._lane(leased))
             self._lanes.add(lane)
             lane.add_done_callback(self._lane_ended)
+        if len(claimed) < n_wanted:  # what they had due was put aside; there may be more in them
+            self._changed.set()
 
     def _lane_ended(self, lane: asyncio.Task[None]) -> None:
         self._lanes.discard(lane)
@@ -134,61 +152,94 @@ class Worker:
         except Exception:  # the lease runs out and it is tried again: at least once
             log.exception("delivery_interrupted", delivery=leased.id, endpoint=leased.endpoint_id)
 
-    def _claim(self, n: int) -> list[Leased]:
+    def _claim(self, n: int) -> tuple[int, list[Leased]]:
+        """How many lanes had something due, and what was leased of them."""
         now = self._clock.now()
         with self._database.read() as connection:
-            self._metrics.deliveries_waiting.set(outbox.n_waiting(connection))
-            wanted = outbox.due(connection, now)
+            wanted = lanes.due(connection, now, n)
         if not wanted:
-            return []
-        wanted.sort(key=lambda due: self._turns.get((due.tenant, due.endpoint_id), 0))
+            return 0, []
+        wanted.sort(key=lambda lane: (lane.tenant, lane.endpoint_id))  # as `active` locks them
         until = now + self._lease
         with self._database.write() as connection:
-            claimed = [outbox.claim(connection, due, until) for due in wanted[:n]]
-        leased = [each for each in claimed if each is not None]
-        for each in leased:
-            lane = (each.tenant, each.endpoint_id)
-            self._turns.pop(lane, None)  # so that the dict is in order of turns
-            self._turns[lane] = self._n_turns = self._n_turns + 1
-        while len(self._turns) > MAX_TURNS:
-            del self._turns[next(iter(self._turns))]  # forgotten is as good as longest ago
-        return leased
+            claimed = [lanes.claim(connection, lane, now, until) for lane in wanted]
+        return len(wanted), [each for each in claimed if each is not None]
 
     async def _attempt(self, leased: Leased) -> None:
         at, started = self._clock.now(), asyncio.get_running_loop().time()
-        body = leased.body.encode()
-        seconds_since_1970 = at // _MICROS
-        headers = {
-            "content-type": "application/json",
-            "user-agent": "slicewatch",
-            "webhook-id": leased.id,
-            "webhook-timestamp": str(seconds_since_1970),
-            "webhook-signature": sign(
-                leased.id, seconds_since_1970, body, leased.signing_secrets(at)
-            ),
-        }
-        answer = await self._egress.post(leased.url, headers, body)
+        answer = await self._post(leased, at)
         seconds = round(asyncio.get_running_loop().time() - started, 6)
         attempt = Attempt(at, answer.status, answer.error, seconds)
-        verdict = judge(
-            answer, leased.n_attempts, self._schedule_seconds, self._clock.now(), self._rng
-        )
-        await asyncio.to_thread(self._record, leased, attempt, verdict)
+        now = self._clock.now()
+        verdict = judge(answer, leased.n_attempts, self._schedule_seconds, now, self._rng)
+        pace = leased.wants.max_per_minute
+        free_at = max(at + 60 * _MICROS // pace, pause_until(answer, leased, now, self._rng))
+        verdict = replace(verdict, free_at=free_at)
+        recorded = await asyncio.to_thread(self._record, leased, attempt, verdict)
+        self._wake_at(recorded)
 
-    def _record(self, leased: Leased, attempt: Attempt, verdict: Verdict) -> None:
+    async def _post(self, leased: Leased, at: int) -> Answer:
+        try:
+            private = open_private(self._seal, leased.tenant, leased.endpoint_id, leased.sealed)
+            format_ = leased.wants.format
+            message = render(format_, leased.body, leased.id, leased.endpoint_id, private)
+        except Exception:  # our fault: it fails by the schedule, and holds nothing else up
+            log.exception("delivery_not_made", delivery=leased.id, endpoint=leased.endpoint_id)
+            return Answer(None, "could not be put into the endpoint's format")
+        headers = _headers(leased, message, private, at)
+        return await self._egress.post(private.url, headers, message.body, private.certificate)
+
+    def _record(self, leased: Leased, attempt: Attempt, verdict: Verdict) -> Recorded | None:
         with self._database.write() as connection:
-            recorded = outbox.record(connection, leased, attempt, verdict)
+            recorded = lanes.record(connection, leased, attempt, verdict, self._disable_after)
         retried = verdict.state is DeliveryState.WAITING
         self._metrics.deliveries.labels("retried" if retried else verdict.state.value).inc()
-        if verdict.state is not DeliveryState.DELIVERED or not recorded:
+        if verdict.state is not DeliveryState.DELIVERED or recorded is None:
             log.info(
                 "delivery_attempt",
                 delivery=leased.id,
                 endpoint=leased.endpoint_id,
-                state=verdict.state.value if recorded else "lease lost",
+                state="lease lost" if recorded is None else verdict.state.value,
                 status=attempt.status,
                 error=attempt.error,
             )
+        if recorded is not None and recorded.disabled:
+            self._metrics.endpoints_disabled.inc()
+            log.warning(
+                "endpoint_disabled",
+                tenant=leased.tenant,
+                endpoint=leased.endpoint_id,
+                reason=recorded.disabled,
+            )
+        return recorded
+
+    def _wake_at(self, recorded: Recorded | None) -> None:
+        """Look again when the lane is ready, where that is before the next poll."""
+        if recorded is None or self._loop is None:
+            return
+        seconds = (recorded.ready_at - self._clock.now()) / _MICROS
+        if seconds < POLL_SECONDS:
+            self._loop.call_later(max(seconds, 0.0), self._changed.set)
+
+    async def _look_around(self) -> None:
+        """Once a poll: what waits, and what a silence no longer holds back."""
+        now = self._clock.now()
+        if 0 <= now - self._looked_at < POLL_SECONDS * _MICROS:
+            return
+        self._looked_at = now
+        if await asyncio.to_thread(self._released, now):
+            self._changed.set()
+
+    def _released(self, now: int) -> int:
+        with self._database.read() as connection:
+            n, oldest = outbox.waiting(connection)
+            ended = lanes.held_by_ended(connection, now)
+        self._metrics.deliveries_waiting.set(n)
+        self._metrics.deliveries_oldest.set(0 if oldest is None else max(0, now - oldest) / _MICROS)
+        if not ended:
+            return 0
+        with self._database.write() as connection:
+            return lanes.release(connection, ended, now)
 
 
 def judge(
@@ -202,7 +253,7 @@ def judge(
 
     Only 2xx is success; a redirect is a failure like any other; 410 ends the endpoint.
     """
-    if answer.status is not None and 200 <= answer.status < 300:
+    if answer.is_success:
         return Verdict(DeliveryState.DELIVERED, now)
     if answer.status == 410:
         return Verdict(DeliveryState.FAILED, now, gone=True)
@@ -212,6 +263,36 @@ def judge(
     if answer.status in (429, 503):
         delay = max(delay, retry_after_seconds(answer.retry_after, now))
     return Verdict(DeliveryState.WAITING, now + round(delay * _MICROS))
+
+
+def pause_until(answer: Answer, leased: Leased, now: int, rng: random.Random) -> int:
+    """Until when an endpoint is left alone after this answer.
+
+    For as long as it asks; and from its fifth failure in a row for a time drawn from zero to a
+    limit that doubles with each, so that what comes then is one probe.
+    """
+    if answer.is_success:
+        return 0
+    asked = retry_after_seconds(answer.retry_after, now) if answer.status in (429, 503) else 0.0
+    n_beyond = leased.n_failures + 1 - BREAKS_AFTER
+    limit = 0.0
+    if n_beyond >= 0:
+        limit = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(n_beyond, 10))
+    return now + round(max(asked, rng.uniform(0, limit)) * _MICROS)
+
+
+def _headers(leased: Leased, message: Message, private: Private, at: int) -> dict[str, str]:
+    """Ours after the tenant's own; the timestamp is of the attempt."""
+    timestamp = at // _MICROS
+    signature = sign(leased.id, timestamp, message.body, private.signing_secrets(at))
+    return {
+        **private.headers,
+        "content-type": message.content_type,
+        "user-agent": "slicewatch",
+        "webhook-id": leased.id,
+        "webhook-timestamp": str(timestamp),
+        "webhook-signature": signature,
+    }
 
 
 def retry_after_seconds(header: str | None, now: int) -> float:

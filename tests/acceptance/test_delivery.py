@@ -7,6 +7,7 @@ import json
 import random
 from collections.abc import Callable, Coroutine, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,10 @@ from service.keys import Scope
 from service.metrics import Metrics
 from service.notify import outbox
 from service.notify.egress import DEADLINE_SECONDS, Egress
-from service.notify.endpoints import Endpoint, Endpoints, EndpointState, Filters
+from service.notify.endpoints import Endpoint, Endpoints, EndpointState
+from service.notify.wants import EndpointSettings
 from service.notify.worker import JITTER, LEASE_MARGIN_SECONDS, POLL_SECONDS, Worker
+from service.seal import Seal
 from service.settings import Settings
 from service.tables import attempts, deliveries
 from tests.builders import ManualClock, a_transition
@@ -41,11 +44,11 @@ class House:
         self.database = Database.in_directory(directory)
         self.database.create_tables()
         self.clock = ManualClock()
-        self.endpoints = Endpoints(self.database, self.clock)
+        self.endpoints = Endpoints(self.database, self.clock, Seal())
         self.metrics = Metrics()
 
     def endpoint(self, receiver: Receiver) -> Endpoint:
-        return self.endpoints.create("acme", receiver.url, Filters())
+        return self.endpoints.create("acme", EndpointSettings(url=receiver.url))
 
     def enqueue(self, **changes: Any) -> None:
         with self.database.write() as connection:
@@ -59,6 +62,7 @@ class House:
             self.database,
             self.clock,
             egress,
+            Seal(),
             schedule_seconds=SCHEDULE,
             rng=random.Random(7),
             metrics=self.metrics,
@@ -117,6 +121,10 @@ def while_running(worker: Worker, script: Callable[[], Coroutine[Any, Any, None]
             await asyncio.gather(task, return_exceptions=True)
 
     asyncio.run(both())
+
+
+def received(receiver: Receiver, n: int) -> bool:
+    return len(receiver.requests) >= n
 
 
 async def until(claim: Callable[[], bool]) -> None:
@@ -261,6 +269,7 @@ def test_two_workers_send_each_delivery_once(house: House, receiver: Receiver) -
         n = 0
         while attempted := sum(await asyncio.gather(first.drain(), second.drain())):
             n += attempted
+            house.clock.advance(0.1)  # the pace of a lane
         return n
 
     assert asyncio.run(both()) == 20
@@ -312,10 +321,15 @@ def test_four_receivers_that_hang_do_not_hold_up_a_good_one(
         for i in range(5):
             house.enqueue(id=f"al_{i}")
 
-        async def script() -> None:
-            await until(lambda: len(receiver.requests) == 5)
+        worker = house.worker(deadline_seconds=30)
 
-        while_running(house.worker(deadline_seconds=30), script)
+        async def script() -> None:
+            for n in range(1, 6):
+                await until(partial(received, receiver, n))
+                house.clock.advance(0.1)
+                worker.wake()
+
+        while_running(worker, script)
         assert len(dead.requests) == 4  # one lane each, and no second request in any
 
 
@@ -366,6 +380,7 @@ def test_an_endpoint_inside_is_attempted_by_no_connection_and_its_log_says_why(
         house.database,
         house.clock,
         Egress(),
+        Seal(),
         schedule_seconds=SCHEDULE,
         rng=random.Random(7),
         metrics=house.metrics,

@@ -28,7 +28,7 @@ DELIVERY = {
     "state": "waiting",
     "n_attempts": 0,
     "next_attempt_at": 0,
-    "leased_until": 0,
+    "n_replays": 0,
     "created_at": 0,
 }
 

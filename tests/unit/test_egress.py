@@ -326,14 +326,14 @@ def test_the_certificate_is_of_the_name_though_the_connection_is_to_the_address(
     secure: Receiver,
 ) -> None:
     _, resolve = resolving(["127.0.0.1"])
-    egress = open_way(resolve=resolve, ssl_context=trusting())
+    egress = open_way(resolve=resolve, ca_file=TLS / "ca.pem")
     assert post(egress, secure_url(secure, "hooks.example")) == Answer(204)
 
 
 @pytest.mark.parametrize("host", ["other.example", "127.0.0.1"])
 def test_a_certificate_of_another_name_gets_nothing(secure: Receiver, host: str) -> None:
     _, resolve = resolving(["127.0.0.1"])
-    egress = open_way(resolve=resolve, ssl_context=trusting())
+    egress = open_way(resolve=resolve, ca_file=TLS / "ca.pem")
     assert post(egress, secure_url(secure, host)).error == "connection failed: ConnectError"
     assert secure.requests == []
 

@@ -13,9 +13,10 @@ from starlette.testclient import TestClient
 
 from service.app import create_app
 from service.keys import Scope
-from service.notify import outbox
-from service.notify.endpoints import MAX_ENDPOINTS
-from service.notify.outbox import Attempt, DeliveryState, Verdict
+from service.limits import ENDPOINTS
+from service.notify import lanes, outbox
+from service.notify.lanes import Attempt, Verdict
+from service.notify.outbox import DeliveryState
 from service.services import Services
 from service.settings import Settings
 from tests.builders import NOW, ManualClock, a_transition
@@ -75,10 +76,11 @@ def enqueue(app: FastAPI, **changes: object) -> None:
 
 def attempt(app: FastAPI, status: int, verdict: Verdict) -> None:
     with services(app).database.write() as connection:
-        (wanted,) = outbox.due(connection, NOW)
-        leased = outbox.claim(connection, wanted, NOW + 1)
+        (wanted,) = lanes.due(connection, NOW, 10)
+        leased = lanes.claim(connection, wanted, NOW, NOW + 1)
         assert leased is not None
-        assert outbox.record(connection, leased, Attempt(NOW, status, "", 0.25), verdict)
+        attempt = Attempt(NOW, status, "", 0.25)
+        assert lanes.record(connection, leased, attempt, verdict, 10**12) is not None
 
 
 # Making and reading
@@ -93,6 +95,12 @@ def test_a_new_endpoint_shows_its_secret_once(admin: TestClient) -> None:
         "url": URL,
         "format": "standard",
         "filters": {"severities": ["critical"]},
+        "group": "incident",
+        "also": [],
+        "max_per_minute": 600,
+        "quiet_hours": None,
+        "headers": [],
+        "client_certificate": None,
         "state": "active",
         "state_reason": None,
         "created_at": "2026-11-18T11:06:40Z",
@@ -142,7 +150,23 @@ def test_a_cursor_that_no_list_gave_is_refused(admin: TestClient, cursor: str) -
         {"url": "https://hooks.example/" + "a" * 5000},
         {"url": "https://hooks.example/\ud800"},
         {"url": URL, "format": "carrier-pigeon"},
-        {"url": URL, "format": "slack"},
+        {"url": URL, "format": "pagerduty"},
+        {"format": "slack"},
+        {"url": URL, "routing_key": "R0"},
+        {"url": URL, "group": "nobody"},
+        {"url": URL, "also": ["gossip"]},
+        {"format": "pagerduty", "routing_key": "R0", "also": ["digest.daily"]},
+        {"url": URL, "max_per_minute": 0},
+        {"url": URL, "max_per_minute": 601},
+        {"url": URL, "headers": {"host": "elsewhere"}},
+        {"url": URL, "headers": {"Webhook-Id": "msg_1"}},
+        {"url": URL, "headers": {"x y": "1"}},
+        {"url": URL, "headers": {"x": "a\r\nb"}},
+        {"url": URL, "headers": {f"x-{i}": "1" for i in range(21)}},
+        {"url": URL, "quiet_hours": {"from": "22:00"}},
+        {"url": URL, "quiet_hours": {"from": "22:00", "until": "25:00"}},
+        {"url": URL, "quiet_hours": {"from": "22:00", "until": "06:00", "timezone": "Mars/Base"}},
+        {"url": URL, "client_certificate": {"certificate": "pem", "key": "pem"}},
         {"url": URL, "extra": 1},
         {"url": URL, "filters": {"extra": 1}},
         {"url": URL, "filters": {"kinds": ["sorrow"]}},
@@ -165,13 +189,22 @@ def test_a_body_that_breaks_a_rule_is_a_problem_that_echoes_nothing(
     answer = admin.post("/v1/endpoints", content=text, headers={"content-type": "application/json"})
     assert answer.status_code == 422
     assert answer.headers["content-type"] == "application/problem+json"
-    for sent in ("carrier-pigeon", "sorrow", "user:word", "2130706433", "169.254", "flo or"):
+    for sent in (
+        "carrier-pigeon",
+        "sorrow",
+        "user:word",
+        "2130706433",
+        "169.254",
+        "flo or",
+        "gossip",
+        "Mars",
+    ):
         assert sent not in answer.text
     assert admin.get("/v1/endpoints").json()["endpoints"] == []
 
 
 def test_a_tenant_has_so_many_endpoints_and_no_more(app: FastAPI, admin: TestClient) -> None:
-    for _ in range(MAX_ENDPOINTS):
+    for _ in range(ENDPOINTS.limit):
         create(admin)
     answer = admin.post("/v1/endpoints", json={"url": URL})
     assert answer.status_code == 413

@@ -11,21 +11,26 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from service.alerts.matcher import Matcher
 from service.database import Database
 from service.errors import Conflict, NotFound
 from service.monitor.findings import Kind, Severity
-from service.notify import outbox
+from service.notify import lanes, outbox
 from service.notify.egress import Answer
-from service.notify.endpoints import Endpoint, Endpoints, EndpointState, Filters, live_secrets
-from service.notify.outbox import Attempt, DeliveryState, Due, Leased, Verdict
+from service.notify.endpoints import Endpoint, Endpoints, EndpointState, live_secrets
+from service.notify.lanes import Attempt, Lane, Leased, Verdict
+from service.notify.outbox import DeliveryState
+from service.notify.wants import EndpointSettings
 from service.notify.webhook import body_for
 from service.notify.worker import JITTER, judge, retry_after_seconds
+from service.seal import Seal
 from service.tables import attempts, deliveries
 from tests.builders import NOW, ManualClock, a_transition, an_alert
 
 URL = "https://hooks.example/"
 SECOND = 1_000_000
 LEASE = 30 * SECOND
+DISABLE_AFTER = 5 * 86_400 * SECOND
 SCHEDULE = (0, 5, 300, 1800)
 DELIVERED = Verdict(DeliveryState.DELIVERED, NOW)
 
@@ -45,11 +50,12 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 def endpoints(database: Database, clock: ManualClock) -> Endpoints:
-    return Endpoints(database, clock)
+    return Endpoints(database, clock, Seal())
 
 
 def create(endpoints: Endpoints, tenant: str = "acme", **filters: object) -> Endpoint:
-    return endpoints.create(tenant, URL, Filters.model_validate(filters))
+    settings = {"url": URL, "filters": filters}
+    return endpoints.create(tenant, EndpointSettings.model_validate(settings))
 
 
 def enqueue(database: Database, type_: str = "alert.firing", now: int = NOW, **changes: Any) -> int:
@@ -57,14 +63,14 @@ def enqueue(database: Database, type_: str = "alert.firing", now: int = NOW, **c
         return outbox.enqueue(connection, a_transition(type_, **changes), now)
 
 
-def due(database: Database, now: int = NOW) -> list[Due]:
+def due(database: Database, now: int = NOW) -> list[Lane]:
     with database.read() as connection:
-        return outbox.due(connection, now)
+        return lanes.due(connection, now, 100)
 
 
-def claim(database: Database, wanted: Due, now: int = NOW) -> Leased | None:
+def claim(database: Database, wanted: Lane, now: int = NOW) -> Leased | None:
     with database.write() as connection:
-        return outbox.claim(connection, wanted, now + LEASE)
+        return lanes.claim(connection, wanted, now, now + LEASE)
 
 
 def claim_only(database: Database, now: int = NOW) -> Leased:
@@ -76,13 +82,21 @@ def claim_only(database: Database, now: int = NOW) -> Leased:
 
 def record(database: Database, leased: Leased, verdict: Verdict, status: int | None = 204) -> bool:
     with database.write() as connection:
-        return outbox.record(connection, leased, Attempt(NOW, status, "", 0.1), verdict)
+        attempt = Attempt(NOW, status, "", 0.1)
+        return lanes.record(connection, leased, attempt, verdict, DISABLE_AFTER) is not None
 
 
 def state_of(database: Database, id_: str) -> str:
     with database.read() as connection:
         query = select(deliveries.c.state).where(deliveries.c.id == id_)
         return str(connection.scalar(query))
+
+
+def states(database: Database) -> list[str]:
+    """Of every delivery, in the order of what they tell of."""
+    with database.read() as connection:
+        query = select(deliveries.c.state).order_by(deliveries.c.alert_id, deliveries.c.sequence)
+        return list(connection.execute(query).scalars())
 
 
 # Who is told
@@ -136,7 +150,7 @@ def test_an_endpoint_that_is_not_active_is_told_nothing(
     ],
 )
 def test_filters_match_where_each_list_does(filters: dict[str, object], matches: bool) -> None:
-    assert Filters.model_validate(filters).match(an_alert()) is matches
+    assert Matcher.model_validate(filters).match(an_alert()) is matches
 
 
 def test_the_filters_of_an_endpoint_decide(database: Database, endpoints: Endpoints) -> None:
@@ -203,24 +217,73 @@ def test_endpoints_do_not_wait_for_each_other(database: Database, endpoints: End
     assert len(due(database)) == 3
 
 
-def test_an_alert_s_later_news_waits_for_its_earlier_and_other_alerts_do_not(
+def test_news_of_an_alert_goes_out_in_order_while_it_is_fresh(
     database: Database, endpoints: Endpoints
 ) -> None:
     create(endpoints)
-    enqueue(database, now=NOW - 2)
+    enqueue(database)
+    enqueue(database, "alert.revised", revision=2)
+    enqueue(database, "alert.resolved", revision=3)
+    for type_ in ("alert.firing", "alert.revised", "alert.resolved"):
+        leased = claim_only(database)
+        assert json.loads(leased.body)["type"] == type_
+        record(database, leased, DELIVERED)
+
+
+def test_an_alert_s_newest_state_stands_for_what_failed_before(
+    database: Database, endpoints: Endpoints
+) -> None:
+    create(endpoints)
+    enqueue(database)
+    first = claim_only(database)
+    record(database, first, Verdict(DeliveryState.WAITING, NOW + 60 * SECOND), status=500)
+    assert due(database) == []
+    enqueue(database, "alert.revised", revision=2)
+    enqueue(database, "alert.resolved", revision=3)
+    newest = claim_only(database)
+    assert json.loads(newest.body)["type"] == "alert.resolved"
+    assert states(database) == ["superseded", "superseded", "waiting"]
+    record(database, newest, DELIVERED)
+    assert due(database, NOW + 3600 * SECOND) == []
+
+
+def test_after_a_minute_of_waiting_how_things_stand_is_told_and_not_how_they_came_about(
+    database: Database, endpoints: Endpoints
+) -> None:
+    create(endpoints)
+    enqueue(database, now=NOW - lanes.COALESCE_AFTER)
     enqueue(database, "alert.resolved", now=NOW - 1, revision=2)
     enqueue(database, id="al_2")
-    first = claim_only(database)
-    retry = Verdict(DeliveryState.WAITING, NOW + 60 * SECOND)
-    record(database, first, retry, status=500)
-    second = claim_only(database)
-    assert json.loads(second.body)["data"]["id"] == "al_2"
-    record(database, second, DELIVERED)
-    assert due(database) == []
-    again = claim_only(database, NOW + 60 * SECOND)
-    assert (again.id, again.n_attempts) == (first.id, 1)
-    record(database, again, DELIVERED)
-    assert json.loads(claim_only(database).body)["type"] == "alert.resolved"
+    told = []
+    while waiting := due(database):
+        leased = claim(database, waiting[0])
+        assert leased is not None
+        told.append((json.loads(leased.body)["data"]["id"], json.loads(leased.body)["type"]))
+        record(database, leased, DELIVERED)
+    assert told == [("al_1", "alert.resolved"), ("al_2", "alert.firing")]
+
+
+def test_a_replayed_range_is_sent_whole_and_in_order(
+    database: Database, endpoints: Endpoints
+) -> None:
+    endpoint = create(endpoints)
+    for revision, type_ in enumerate(("alert.firing", "alert.revised", "alert.resolved"), 1):
+        enqueue(database, type_, revision=revision)
+        record(database, claim_only(database), DELIVERED)
+    later = NOW + 3600 * SECOND
+    with database.write() as connection:
+        span = {"since": NOW, "until": NOW + 1, "now": later}
+        failed = outbox.replay_range(
+            connection, "acme", endpoint.id, states=[DeliveryState.FAILED], **span
+        )
+        n = outbox.replay_range(
+            connection, "acme", endpoint.id, states=[DeliveryState.DELIVERED], **span
+        )
+    assert (failed, n) == (0, 3)
+    for sequence in (1, 2, 3):
+        leased = claim_only(database, later + 120 * SECOND)
+        assert json.loads(leased.body)["data"]["sequence"] == sequence
+        record(database, leased, DELIVERED)
 
 
 def test_a_lease_that_ran_out_is_claimed_again_and_its_holder_can_record_no_more(
@@ -282,12 +345,12 @@ def test_finished_deliveries_are_forgotten_with_age_and_waiting_ones_are_not(
     enqueue(database)
     enqueue(database, id="al_2")
     with database.read() as connection:
-        assert outbox.n_waiting(connection) == 2
+        assert outbox.waiting(connection) == (2, NOW)
     record(database, claim_only(database), DELIVERED)
     with database.write() as connection:
         assert outbox.forget(connection, NOW, 10) == 0
         assert outbox.forget(connection, NOW + 1, 10) == 1
-        assert outbox.n_waiting(connection) == 1
+        assert outbox.waiting(connection)[0] == 1
 
 
 # Tests and replays
