@@ -1,4 +1,4 @@
-"""Commands: `slicewatch serve`, `demo`, `replay`, `backtest`, `report`, `apply`, and `management`.
+"""Commands: `slicewatch serve`, `demo`, `replay`, `backtest`, `report`, `apply`, and many more.
 
 Each command imports what it needs when it runs, so that `slicewatch --help` answers at once. What
 a command prints on standard output is its answer; progress and problems go to standard error.
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from service import endpoint_commands
 from service.console import problems_told as _problems_told
 from service.console import settings_of as _settings
 from service.management import register
@@ -32,6 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 register(app)
+app.add_typer(endpoint_commands.app, name="endpoints")
 
 
 class Form(StrEnum):

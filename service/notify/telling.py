@@ -48,9 +48,9 @@ def tell(document: Document) -> Telling:
 
 
 def _alert(type_: str, data: Mapping[str, Any]) -> Telling:
-    kind = data["kind"].replace("_", " ")
+    mark, kind = _MARKS[type_], data["kind"].replace("_", " ")
     return Telling(
-        title=f"{_MARKS[type_]}{kind} in {data['model']}, {slice_text(data)}",
+        title=f"{mark}{kind if mark else kind.capitalize()} in {data['model']}, {slice_text(data)}",
         text=data["summary"],
         facts=tuple(_facts(data)),
         url=data.get("url"),

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import standardwebhooks
@@ -19,72 +18,16 @@ from sqlalchemy import select
 from starlette.testclient import TestClient
 
 from service.app import create_app
-from service.database import Database
 from service.keys import Scope
-from service.metrics import Metrics
 from service.notify import outbox
 from service.notify.egress import DEADLINE_SECONDS, Egress
-from service.notify.endpoints import Endpoint, Endpoints, EndpointState
-from service.notify.wants import EndpointSettings
-from service.notify.worker import JITTER, LEASE_MARGIN_SECONDS, POLL_SECONDS, Worker
+from service.notify.endpoints import EndpointState
+from service.notify.worker import LEASE_MARGIN_SECONDS, POLL_SECONDS, Worker
 from service.seal import Seal
 from service.settings import Settings
 from service.tables import attempts, deliveries
-from tests.builders import ManualClock, a_transition
+from tests.house import DEADLINE, SCHEDULE, House, received, until, while_running
 from tests.receiver import Receiver, Request, receiving, status
-
-SCHEDULE = (0, 5, 300)
-DEADLINE = 2.0
-
-
-class House:
-    """One database, one clock, and workers over them."""
-
-    def __init__(self, directory: Path) -> None:
-        self.database = Database.in_directory(directory)
-        self.database.create_tables()
-        self.clock = ManualClock()
-        self.endpoints = Endpoints(self.database, self.clock, Seal())
-        self.metrics = Metrics()
-
-    def endpoint(self, receiver: Receiver) -> Endpoint:
-        return self.endpoints.create("acme", EndpointSettings(url=receiver.url))
-
-    def enqueue(self, **changes: Any) -> None:
-        with self.database.write() as connection:
-            assert outbox.enqueue(connection, a_transition(**changes), self.clock.now())
-
-    def worker(self, **more: Any) -> Worker:
-        egress = Egress(
-            ["127.0.0.0/8"], http=True, deadline_seconds=more.pop("deadline_seconds", DEADLINE)
-        )
-        return Worker(
-            self.database,
-            self.clock,
-            egress,
-            Seal(),
-            schedule_seconds=SCHEDULE,
-            rng=random.Random(7),
-            metrics=self.metrics,
-            **more,
-        )
-
-    def drain(self) -> int:
-        """A worker that starts, attempts what is due now, and ends."""
-        return asyncio.run(self.worker().drain())
-
-    def delivery(self) -> Any:
-        with self.database.read() as connection:
-            return connection.execute(select(deliveries)).one()
-
-    def attempts(self) -> list[tuple[int, int | None]]:
-        with self.database.read() as connection:
-            query = select(attempts.c.number, attempts.c.status).order_by(attempts.c.number)
-            return [(row.number, row.status) for row in connection.execute(query)]
-
-    def wait_out(self, delay: float) -> None:
-        """Go to where a retry after this delay is due, whatever its jitter."""
-        self.clock.advance(delay * (1 + JITTER))
 
 
 @pytest.fixture
@@ -107,30 +50,6 @@ def verify(request: Request, *secrets: str) -> None:
         for secret in secrets:
             standardwebhooks.Webhook(secret).verify(request.body, request.headers)
             svix.webhooks.Webhook(secret).verify(request.body, request.headers)
-
-
-def while_running(worker: Worker, script: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run a script beside the worker's own loop, then cancel the worker."""
-
-    async def both() -> None:
-        task = asyncio.create_task(worker.run())
-        try:
-            await script()
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-
-    asyncio.run(both())
-
-
-def received(receiver: Receiver, n: int) -> bool:
-    return len(receiver.requests) >= n
-
-
-async def until(claim: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not claim():
-            await asyncio.sleep(0.005)
 
 
 def test_a_transition_arrives_once_and_signed(house: House, receiver: Receiver) -> None:

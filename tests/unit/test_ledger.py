@@ -11,9 +11,9 @@ from msgspec.structs import replace
 
 from service.alerts.alert import Alert, Transition, alert_id, fingerprint
 from service.alerts.hierarchy import head_of, is_part_of, taken_over
-from service.alerts.ledger import Ledger
+from service.alerts.ledger import TRANSITIONS, Ledger
 from service.engine.state_bytes import from_bytes, to_bytes
-from service.monitor.findings import Finding, Kind, Severity, Slice, State
+from service.monitor.findings import OUTSIDE_BUDGET, Finding, Kind, Severity, Slice, State
 from tests.builders import an_alert
 from tests.rows import HOUR, START
 
@@ -255,3 +255,69 @@ def test_a_head_that_closes_after_what_it_explained_leaves_nothing_behind(ledger
         ("alert.resolved", FLOOR, True)
     ]
     assert not ledger.open
+
+
+# Pending, revised, retracted
+
+
+def test_what_is_pending_is_told_to_no_one_until_it_fires(ledger: Ledger) -> None:
+    pending = ledger.apply([found(FLOOR, state=State.PENDING)])
+    assert told(pending) == [("alert.pending", FLOOR, False)]
+    firing = ledger.apply([found(FLOOR, 1)])
+    assert told(firing) == [("alert.firing", FLOOR, True)]
+    assert firing[0].alert.id == pending[0].alert.id
+    assert (firing[0].alert.revision, firing[0].alert.detected_at) == (2, START + HOUR)
+
+
+@pytest.mark.parametrize("state", [State.RESOLVED, State.RETRACTED])
+def test_what_never_fired_ends_without_a_word(ledger: Ledger, state: State) -> None:
+    ledger.apply([found(FLOOR, state=State.PENDING)])
+    assert told(ledger.apply([found(FLOOR, 1, state=state)])) == [(f"alert.{state}", FLOOR, False)]
+    assert ledger.open == {}
+
+
+def test_what_is_pending_heads_no_incident(ledger: Ledger) -> None:
+    ledger.apply([found(FLOOR, state=State.PENDING)])
+    (part,) = ledger.apply([found(WEST, 1, under=FLOOR)])
+    assert (part.notify, part.alert.explained_by) == (True, None)
+    assert told(ledger.apply([found(FLOOR, 2)]))[0] == ("alert.firing", FLOOR, True)
+    assert of(ledger, WEST).explained_by == of(ledger, FLOOR).id
+
+
+def test_other_figures_revise_an_alert_and_are_told(ledger: Ledger) -> None:
+    (first,) = ledger.apply([found(FLOOR)])
+    worse = replace(found(FLOOR, 1), severity=Severity.CRITICAL)
+    (revised,) = ledger.apply([worse])
+    assert told([revised]) == [("alert.revised", FLOOR, True)]
+    assert revised.alert == replace(
+        first.alert, severity=Severity.CRITICAL, revision=2, summary=worse.summary
+    )
+    assert ledger.apply([replace(worse, detected_at=START + 2 * HOUR)]) == []
+
+
+def test_a_part_s_other_figures_are_kept_and_told_to_no_one(ledger: Ledger) -> None:
+    ledger.apply([found(FLOOR), found(WEST, 1, under=FLOOR)])
+    (revised,) = ledger.apply([replace(found(WEST, 2, under=FLOOR), severity=Severity.INFO)])
+    assert told([revised]) == [("alert.revised", WEST, False)]
+
+
+def test_a_detector_outside_the_budget_takes_back_nothing_of_one_inside(ledger: Ledger) -> None:
+    inside = found(FLOOR, kind=Kind.ERROR_RATE)
+    outside = replace(inside, evidence=replace(inside.evidence, mode=OUTSIDE_BUDGET))
+    ledger.apply([inside])
+    assert ledger.apply([outside]) == []
+    other = Ledger("acme", "m")
+    other.apply([outside])
+    assert told(other.apply([inside])) == [("alert.revised", FLOOR, True)]
+
+
+def test_the_table_of_transitions_holds_every_pair_of_states() -> None:
+    open_states = (None, State.PENDING, State.FIRING)
+    for before in open_states:
+        for said in State:
+            ledger = Ledger("acme", "m")
+            if before is not None:
+                ledger.apply([found(FLOOR, state=before)])
+            after = ledger.apply([replace(found(FLOOR, 1, state=said), severity=Severity.CRITICAL)])
+            due = TRANSITIONS.get((before, said))
+            assert [t.type for t in after] == ([] if due is None else [due]), (before, said)
