@@ -31,6 +31,7 @@ from service.clock import Clock, SystemClock
 from service.database import Database
 from service.deadlines import protocol
 from service.engine import routes as models
+from service.engine.coverage import not_watched
 from service.engine.engine import Engine, Phase
 from service.engine.fold import Fold
 from service.engine.journal import SqlEventLog
@@ -45,6 +46,7 @@ from service.ingest import routes as ingest
 from service.keys import Keys
 from service.limits import caps
 from service.metrics import Metrics
+from service.notify import digest
 from service.notify import routes as notify
 from service.notify.egress import Egress
 from service.notify.endpoints import Endpoints
@@ -59,6 +61,7 @@ from service.settings import Settings
 
 READY_WAIT_SECONDS: Final = 2.0  # a start is silent for so long; a longer replay answers 503
 GC_ALLOCATIONS: Final = 100_000  # containers made, less those freed, between collections
+ASK_SECONDS: Final = 10.0  # for the engine to answer a job
 GRACE_SECONDS: Final = 2  # for requests in flight, before the engine drains
 
 log = structlog.get_logger()
@@ -110,7 +113,10 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
     engine = Engine(processor, clock, settings, metrics)
     schedule = Schedule(
         database,
-        [Retention(database, settings).job()],
+        [
+            Retention(database, settings).job(),
+            digest.job(partial(_not_watched, engine), settings.public_url),
+        ],
         clock,
         metrics,
         holder=secrets.token_hex(8),
@@ -243,6 +249,10 @@ async def _lifespan(
             await asyncio.gather(*tasks, return_exceptions=True)
             if await asyncio.to_thread(engine.stop):
                 running.database.close()
+
+
+def _not_watched(engine: Engine, at: int) -> digest.NotWatched:
+    return engine.ask_and_wait(partial(not_watched, now=at), ASK_SECONDS)
 
 
 def _reseal(running: Services) -> None:

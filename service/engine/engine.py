@@ -142,6 +142,17 @@ class Engine:
         self._refuse_unless_ready()
         return cast(T, await asyncio.wrap_future(self._inbox.ask(function)))
 
+    def ask_and_wait(self, function: Callable[[Fold], T], timeout_seconds: float) -> T:
+        """What `ask` gives, for a thread that may wait; raises TryLater where that is too long.
+
+        Whoever waits must hold no lock that the engine may want, a write transaction least of all.
+        """
+        self._refuse_unless_ready()
+        try:
+            return cast(T, self._inbox.ask(function).result(timeout_seconds))
+        except TimeoutError:
+            raise TryLater("the service is busy") from None
+
     def _refuse_unless_ready(self) -> None:
         if self._phase is not Phase.READY:
             raise TryLater(f"the service is {self._phase}", retry_after_seconds=5)

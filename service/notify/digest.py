@@ -1,7 +1,7 @@
 """Digest: a tenant's day in one piece of news: what is open, what ended, what could not be watched.
 
-`digest` is the document, a pure function. `send` writes it for the endpoints that asked for it,
-once for each day: whoever runs it again, in this process or another, writes nothing new.
+`digest` is the document, a pure function; `send` writes it for the endpoints that asked for it,
+once for each day; `job` does so every day.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from service.monitor.findings import Severity, State
 from service.notify.endpoints import EndpointState
 from service.notify.outbox import enqueue_news
 from service.notify.wants import Wants
+from service.schedule import Job, Run
 from service.tables import alerts, endpoints, transitions
 
 TYPE: Final = "digest.daily"
@@ -54,19 +55,24 @@ def digest(
     return document
 
 
+def job(not_watched: Callable[[int], NotWatched], public_url: str | None = None) -> Job:
+    """The daily job; `not_watched` says what could not be watched at an instant."""
+
+    def work(run: Run) -> bool:
+        unwatched = not_watched(run.at)  # before the transaction: the engine may wait for that
+        with run.commit() as connection:
+            send(connection, run.at, unwatched, public_url)
+        return False
+
+    return Job("digest", DAY / 1_000_000, work)
+
+
 def send(
-    connection: Connection,
-    now: int,
-    not_watched: Callable[[], NotWatched],
-    public_url: str | None = None,
+    connection: Connection, now: int, unwatched: NotWatched, public_url: str | None = None
 ) -> int:
     """Write the digest of the day that ends now for each who asked; returns how many were new."""
-    tenants = _wanting(connection)
-    if not tenants:
-        return 0
-    unwatched = not_watched()
     n = 0
-    for tenant in tenants:
+    for tenant in _wanting(connection):
         document = digest(
             _heads(connection, tenant, alerts.c.state == State.FIRING.value),
             _heads(connection, tenant, _ended_since(now - DAY)),

@@ -32,7 +32,11 @@ def house(tmp_path: Path) -> House:
 
 def silence(house: House, starts: int = 0, ends: int = HOUR, **more: Any) -> Silence:
     """One from so long after now until so long after, of everything on floor 7."""
-    stated = {"matcher": Matcher(slices=[{"floor": "7"}]), "author": "ann", "reason": "painters"}
+    stated: dict[str, Any] = {
+        "matcher": Matcher(slices=[{"floor": "7"}]),
+        "author": "ann",
+        "reason": "painters",
+    }
     return Silences(house.database, house.clock).create(
         more.pop("tenant", "acme"), starts_at=NOW + starts, ends_at=NOW + ends, **stated | more
     )
