@@ -94,7 +94,7 @@ class Settings(BaseSettings):
         24 * HOUR,
     )
     delivery_deadline_seconds: float = Field(default=15.0, gt=0)  # one attempt, all of it
-    max_deliveries_at_once: Nat = 32
+    max_deliveries_at_once: Nat = 128
     disable_endpoint_after_seconds: float = Field(default=5 * DAY, gt=0)  # of failures alone
     egress_ca_file: Path | None = None  # PEM of authorities besides the system's
     secrets_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()  # seal endpoints' secrets; newest

@@ -82,6 +82,7 @@ def receiving(tls: ssl.SSLContext | None = None) -> Iterator[Receiver]:
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True
+        request_queue_size = 256  # who waits to be accepted
 
         def process_request(self, request: object, client_address: object) -> None:
             receiver.n_connections += 1

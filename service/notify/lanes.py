@@ -104,7 +104,20 @@ def due(connection: Connection, now: int, limit: int) -> list[Lane]:
     return [Lane(*row) for row in connection.execute(query)]
 
 
-def claim(connection: Connection, lane: Lane, now: int, until: int) -> Leased | None:
+def claim_all(connection: Connection, wanted: list[Lane], now: int, until: int) -> list[Leased]:
+    """Lease these lanes `until` then, each with the delivery to make, where there is one."""
+    muting: dict[str, Muting] = {}
+    leased = []
+    for lane in sorted(wanted, key=lambda lane: (lane.tenant, lane.endpoint_id)):  # as written to
+        if lane.tenant not in muting:
+            muting[lane.tenant] = Muting(connection, lane.tenant, now)
+        leased.append(_claim(connection, lane, muting[lane.tenant], now, until))
+    return [each for each in leased if each is not None]
+
+
+def _claim(
+    connection: Connection, lane: Lane, muting: Muting, now: int, until: int
+) -> Leased | None:
     """Lease a lane `until` then, with the delivery to make; None where there is none to make."""
     taken = connection.execute(
         update(lanes)
@@ -126,7 +139,7 @@ def claim(connection: Connection, lane: Lane, now: int, until: int) -> Leased | 
     chosen: Row[Any] | None = None
     if endpoint is not None and endpoint.state == EndpointState.ACTIVE.value:
         wants = Wants.model_validate_json(endpoint.wants)
-        chosen = _Choice(connection, lane, wants, now).choose()
+        chosen = _Choice(connection, lane, wants, muting, now).choose()
     if chosen is None or endpoint is None:
         _rest(connection, lane)
         return None
@@ -146,12 +159,14 @@ def claim(connection: Connection, lane: Lane, now: int, until: int) -> Leased | 
 class _Choice:
     """Which delivery of a leased lane goes out now; what need not go out is put aside."""
 
-    def __init__(self, connection: Connection, lane: Lane, wants: Wants, now: int) -> None:
+    def __init__(
+        self, connection: Connection, lane: Lane, wants: Wants, muting: Muting, now: int
+    ) -> None:
         self._connection = connection
         self._lane = lane
         self._wants = wants
         self._now = now
-        self._muting = Muting(connection, lane.tenant, now)
+        self._muting = muting
 
     def choose(self) -> Row[Any] | None:
         """The oldest that may be told, once the alert it is of has been looked at as a whole."""

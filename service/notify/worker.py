@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from typing import Final
 
@@ -30,6 +30,7 @@ from service.notify.outbox import DeliveryState
 from service.notify.webhook import sign
 from service.seal import Seal
 
+CLAIMED_AT_ONCE: Final = 16  # lanes a commit: the first are tried while others are claimed
 POLL_SECONDS: Final = (
     1.0  # between looks when nobody wakes us: for retries, and for other processes
 )
@@ -44,6 +45,17 @@ DISABLE_AFTER_SECONDS: Final = 5 * 86_400  # of nothing but failures
 _MICROS: Final = 1_000_000
 
 log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class _Tried:
+    """An attempt on its way into the log."""
+
+    leased: Leased
+    attempt: Attempt
+    verdict: Verdict
+    recorded: Recorded | None = None  # what it made of the lane; None where the lease was lost
+    is_recorded: bool = False
 
 
 class Worker:
@@ -64,7 +76,7 @@ class Worker:
         schedule_seconds: Sequence[float],
         rng: random.Random,
         metrics: Metrics,
-        max_at_once: int = 32,
+        max_at_once: int = 128,
         disable_after_seconds: float = DISABLE_AFTER_SECONDS,
     ) -> None:
         self._database = database
@@ -78,6 +90,8 @@ class Worker:
         self._lease = round((egress.deadline_seconds + LEASE_MARGIN_SECONDS) * _MICROS)
         self._disable_after = round(disable_after_seconds * _MICROS)
         self._lanes: set[asyncio.Task[None]] = set()
+        self._tried: list[_Tried] = []  # to be recorded
+        self._recording = asyncio.Lock()
         self._looked_at = 0
         self._changed = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -124,7 +138,7 @@ class Worker:
                 return n
 
     async def _fill_lanes(self) -> None:
-        free = self._max_at_once - len(self._lanes)
+        free = min(self._max_at_once - len(self._lanes), CLAIMED_AT_ONCE)
         if free == 0:
             return
         n_wanted, claimed = await asyncio.to_thread(self._claim, free)
@@ -132,7 +146,7 @@ class Worker:
             lane = asyncio.create_task(self._lane(leased))
             self._lanes.add(lane)
             lane.add_done_callback(self._lane_ended)
-        if len(claimed) < n_wanted:  # what they had due was put aside; there may be more in them
+        if n_wanted:  # there may be more lanes, and more in those of which all was put aside
             self._changed.set()
 
     def _lane_ended(self, lane: asyncio.Task[None]) -> None:
@@ -159,11 +173,10 @@ class Worker:
             wanted = lanes.due(connection, now, n)
         if not wanted:
             return 0, []
-        wanted.sort(key=lambda lane: (lane.tenant, lane.endpoint_id))  # as `active` locks them
         until = now + self._lease
         with self._database.write() as connection:
-            claimed = [lanes.claim(connection, lane, now, until) for lane in wanted]
-        return len(wanted), [each for each in claimed if each is not None]
+            claimed = lanes.claim_all(connection, wanted, now, until)
+        return len(wanted), claimed
 
     async def _attempt(self, leased: Leased) -> None:
         at, started = self._clock.now(), asyncio.get_running_loop().time()
@@ -175,8 +188,10 @@ class Worker:
         pace = leased.wants.max_per_minute
         free_at = max(at + 60 * _MICROS // pace, pause_until(answer, leased, now, self._rng))
         verdict = replace(verdict, free_at=free_at)
-        recorded = await asyncio.to_thread(self._record, leased, attempt, verdict)
-        self._wake_at(recorded)
+        recorded = await self._recorded(_Tried(leased, attempt, verdict))
+        if recorded is not None:  # it may be free before anything is due, or the other way round
+            self._wake_at(free_at)
+            self._wake_at(recorded.ready_at)
 
     async def _post(self, leased: Leased, at: int) -> Answer:
         try:
@@ -189,9 +204,30 @@ class Worker:
         headers = _headers(leased, message, private, at)
         return await self._egress.post(private.url, headers, message.body, private.certificate)
 
-    def _record(self, leased: Leased, attempt: Attempt, verdict: Verdict) -> Recorded | None:
+    async def _recorded(self, tried: _Tried) -> Recorded | None:
+        """Record an attempt in one commit with the others that wait to be: whoever comes first
+        writes for all."""
+        self._tried.append(tried)
+        async with self._recording:
+            if not tried.is_recorded:
+                all_tried, self._tried = self._tried, []
+                await asyncio.to_thread(self._record_all, all_tried)
+        self._tell(tried)
+        return tried.recorded
+
+    def _record_all(self, all_tried: Sequence[_Tried]) -> None:
+        in_order = sorted(all_tried, key=lambda one: (one.leased.tenant, one.leased.endpoint_id))
         with self._database.write() as connection:
-            recorded = lanes.record(connection, leased, attempt, verdict, self._disable_after)
+            for one in in_order:
+                one.recorded = lanes.record(
+                    connection, one.leased, one.attempt, one.verdict, self._disable_after
+                )
+        for one in in_order:
+            one.is_recorded = True
+
+    def _tell(self, tried: _Tried) -> None:
+        leased, attempt, verdict = tried.leased, tried.attempt, tried.verdict
+        recorded = tried.recorded
         retried = verdict.state is DeliveryState.WAITING
         self._metrics.deliveries.labels("retried" if retried else verdict.state.value).inc()
         if verdict.state is not DeliveryState.DELIVERED or recorded is None:
@@ -211,14 +247,11 @@ class Worker:
                 endpoint=leased.endpoint_id,
                 reason=recorded.disabled,
             )
-        return recorded
 
-    def _wake_at(self, recorded: Recorded | None) -> None:
-        """Look again when the lane is ready, where that is before the next poll."""
-        if recorded is None or self._loop is None:
-            return
-        seconds = (recorded.ready_at - self._clock.now()) / _MICROS
-        if seconds < POLL_SECONDS:
+    def _wake_at(self, instant: int) -> None:
+        """Look again then, where that is before the next poll."""
+        seconds = (instant - self._clock.now()) / _MICROS
+        if self._loop is not None and seconds < POLL_SECONDS:
             self._loop.call_later(max(seconds, 0.0), self._changed.set)
 
     async def _look_around(self) -> None:

@@ -25,7 +25,7 @@ from service.notify.endpoints import EndpointState
 from service.notify.worker import LEASE_MARGIN_SECONDS, POLL_SECONDS, Worker
 from service.seal import Seal
 from service.settings import Settings
-from service.tables import attempts, deliveries
+from service.tables import attempts
 from tests.house import DEADLINE, SCHEDULE, House, received, until, while_running
 from tests.receiver import Receiver, Request, receiving, status
 
@@ -337,21 +337,3 @@ def test_attempts_are_counted_by_result(house: House, receiver: Receiver) -> Non
     page = house.metrics.page("text/plain")[0].decode()
     assert 'slicewatch_deliveries_total{result="retried"} 1.0' in page
     assert 'slicewatch_deliveries_total{result="delivered"} 1.0' in page
-
-
-def test_old_finished_deliveries_are_forgotten_while_it_runs(
-    house: House, receiver: Receiver
-) -> None:
-    house.endpoint(receiver)
-    house.enqueue()
-    house.drain()
-    house.clock.advance(31 * 86_400)
-
-    def forgotten() -> bool:
-        with house.database.read() as connection:
-            return connection.execute(select(deliveries)).all() == []
-
-    async def script() -> None:
-        await until(forgotten)
-
-    while_running(house.worker(), script)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from sqlalchemy import select
 
@@ -20,7 +21,7 @@ from service.notify.wants import EndpointSettings
 from service.tables import deliveries
 from tests.builders import NOW, an_alert
 from tests.house import House
-from tests.rows import HOUR, START, Stream
+from tests.rows import HOUR, START, Stream, a_reference
 
 DAY = 24 * HOUR
 UNWATCHED = [{"model": "translate", "reason": "no label has come"}]
@@ -110,12 +111,15 @@ def test_what_ended_is_told_on_its_day_alone(house: House) -> None:
 def test_a_model_that_nothing_can_be_said_of_is_named_with_the_reason() -> None:
     fold = Fold()
     rows = Stream().rows()
-    fold.apply(Entry("acme", BATCH, to_frame(rows.take(range(50))), START))  # type: ignore[arg-type]
+    fold.apply(Entry("acme", BATCH, to_frame(rows.take(np.arange(50))), START))
     name = next(iter(fold.tenants["acme"].models))
     learning = "what it is made of is still being learnt"
     assert not_watched(fold, START) == {"acme": [{"model": name, "reason": learning}]}
     fold.apply(Entry("acme", BATCH, to_frame(rows), START))
     last = fold.tenants["acme"].models[name].last_row_at
+    gathering = "its reference is not complete"
+    assert not_watched(fold, last) == {"acme": [{"model": name, "reason": gathering}]}
+    fold.apply(a_reference(rows))
     assert not_watched(fold, last) == {}
     (stale,) = not_watched(fold, last + 2 * DAY)["acme"]
     assert stale["reason"].startswith("no row since 2")

@@ -77,8 +77,7 @@ def enqueue(app: FastAPI, **changes: object) -> None:
 def attempt(app: FastAPI, status: int, verdict: Verdict) -> None:
     with services(app).database.write() as connection:
         (wanted,) = lanes.due(connection, NOW, 10)
-        leased = lanes.claim(connection, wanted, NOW, NOW + 1)
-        assert leased is not None
+        (leased,) = lanes.claim_all(connection, [wanted], NOW, NOW + 1)
         attempt = Attempt(NOW, status, "", 0.25)
         assert lanes.record(connection, leased, attempt, verdict, 10**12) is not None
 

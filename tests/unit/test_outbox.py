@@ -70,7 +70,7 @@ def due(database: Database, now: int = NOW) -> list[Lane]:
 
 def claim(database: Database, wanted: Lane, now: int = NOW) -> Leased | None:
     with database.write() as connection:
-        return lanes.claim(connection, wanted, now, now + LEASE)
+        return next(iter(lanes.claim_all(connection, [wanted], now, now + LEASE)), None)
 
 
 def claim_only(database: Database, now: int = NOW) -> Leased:
