@@ -284,3 +284,59 @@ def test_help_imports_none_of_the_heavy_parts(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True)
     assert done.returncode == 0, done.stderr
+
+
+def endpoints(directory: Path, url: str, key: str, *arguments: str) -> Any:
+    return slicewatch(directory, "endpoints", *arguments, SLICEWATCH_URL=url, SLICEWATCH_KEY=key)
+
+
+def test_endpoints_are_made_listed_paused_resumed_rotated_and_deleted(
+    tmp_path: Path, directory: Path, url: str
+) -> None:
+    key = key_of(directory, "hooks")
+    made = endpoints(
+        tmp_path, url, key, "create", "https://hooks.example/", "--severity", "critical",
+        "--slice", "floor=7,accent=scottish",
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    id_, secret = made.stdout.split()
+    assert secret.startswith("whsec_")
+    assert endpoints(tmp_path, url, key, "list").stdout == (
+        f"{id_}\tactive\tstandard\thttps://hooks.example/\n"
+    )
+    assert endpoints(tmp_path, url, key, "pause", id_).returncode == 0
+    assert "\tpaused\t" in endpoints(tmp_path, url, key, "list").stdout
+    assert endpoints(tmp_path, url, key, "resume", id_).returncode == 0
+    rotated = endpoints(tmp_path, url, key, "rotate", id_).stdout.strip()
+    assert rotated.startswith("whsec_") and rotated != secret
+    assert endpoints(tmp_path, url, key, "delete", id_).returncode == 0
+    assert endpoints(tmp_path, url, key, "list").stdout == ""
+
+
+def test_a_test_of_an_endpoint_says_what_was_answered(
+    tmp_path: Path, directory: Path, url: str
+) -> None:
+    key = key_of(directory, "hooks")
+    id_ = endpoints(tmp_path, url, key, "create", "https://nowhere.invalid/").stdout.split()[0]
+    tried = endpoints(tmp_path, url, key, "test", id_)
+    assert tried.returncode == 1
+    assert tried.stdout.startswith("url: the name does not resolve after ")
+    assert "endpoint.test" in endpoints(tmp_path, url, key, "deliveries", id_).stdout
+    span = ("--since", "2020-01-01T00:00:00Z", "--until", "2120-01-01T00:00:00Z")
+    again = endpoints(tmp_path, url, key, "replay", id_, *span, "--state", "waiting")
+    assert again.stdout == "1 deliveries go out again\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("test", "ep_none"), "slicewatch: 404 no such endpoint\n"),
+        (("create", "http://hooks.example/"), "slicewatch: 422 url: must be https\n"),
+        (("create", "https://10.0.0.1/"), "slicewatch: 422 url: the address is not public\n"),
+    ],
+)
+def test_what_the_service_refuses_is_told_in_its_words(
+    tmp_path: Path, directory: Path, url: str, arguments: tuple[str, ...], complaint: str
+) -> None:
+    answer = endpoints(tmp_path, url, key_of(directory, "hooks"), *arguments)
+    assert (answer.returncode, answer.stderr) == (1, complaint)

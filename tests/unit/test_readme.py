@@ -75,7 +75,8 @@ def test_the_monitors_it_shows_are_valid(tmp_path: Path) -> None:
 
 
 def test_the_python_it_shows_calls_methods_that_are_there() -> None:
-    for text in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
+    shown = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    for text in (each for each in shown if "service.client" in each):
         calls = [node.func for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
         methods = {call.attr for call in calls if isinstance(call, ast.Attribute)}
         assert methods
