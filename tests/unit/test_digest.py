@@ -13,7 +13,7 @@ from sqlalchemy import select
 from service.engine.coverage import not_watched
 from service.engine.fold import Fold
 from service.engine.ports import BATCH, Entry
-from service.ingest.events import to_frame
+from service.ingest.frame import to_frame
 from service.monitor.findings import Severity, State
 from service.notify import digest
 from service.notify.telling import tell
