@@ -38,6 +38,11 @@ class Detections:
     def __len__(self) -> int:
         return int(self.slices.size)
 
+    @property
+    def left_behind(self) -> npt.NDArray[np.bool_]:
+        """Which of slices that are compared with the rest crossed without getting worse."""
+        return self.own_reference < 1.0
+
     @classmethod
     def none(cls) -> Detections:
         """No slice crossed."""

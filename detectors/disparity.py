@@ -3,6 +3,12 @@
 Method: `min` of two e-detectors, the slice against its own reference (A) and the slice's share of
 all losses (R). What hits everybody moves A and not R; the others' improvement moves R and not A.
 Guarantee: expected false alarms at most the hazard, while either null holds throughout.
+
+Where everyone else improved, R alone says that a slice was *left behind*, out of the same hazard.
+Each alarm of either kind needs R at 1 and sets it to 0, so while the slice moves as the rest does
+the two kinds together are at most R's crossings, which its hazard bounds. While the slice is not
+worse than it was, the alarms that say so need A at 1, which A's hazard bounds; that it was left
+behind is then true, or R's null holds.
 """
 
 from __future__ import annotations
@@ -80,6 +86,7 @@ class Disparity:
         self.evidence: Floats = np.empty((0, 5))
         self.ratios: Floats = np.empty((0, 5))
         self.open: npt.NDArray[np.bool_] = np.empty(0, np.bool_)
+        self.left_behind: npt.NDArray[np.bool_] = np.empty(0, np.bool_)  # and open for that alone
 
     def __len__(self) -> int:
         return self.dispersion.size
@@ -117,8 +124,11 @@ class Disparity:
         self.ratios = np.concatenate([self.ratios, ratios_for(dispersion_share)])
         self.evidence = np.concatenate([self.evidence, np.zeros((n, self.ratios.shape[1]))])
         self.open = np.concatenate([self.open, np.zeros(n, np.bool_)])
+        self.left_behind = np.concatenate([self.left_behind, np.zeros(n, np.bool_)])
 
-    def update(self, outcomes: Outcomes, hazard: Floats) -> Detections:
+    def update(
+        self, outcomes: Outcomes, hazard: Floats, everyone_improved: bool = False
+    ) -> Detections:
         """Fold one tick in and report slices that got worse than before and than the rest.
 
         Parameters
@@ -126,24 +136,41 @@ class Disparity:
         outcomes : Outcomes
             observed, expected: float64, shape (n_slices,); row 0 is the whole model.
         hazard : float64, shape (n_slices,)
+        everyone_improved : bool
+            The model at large is better than it was: slices whose share grew, and against whom
+            nothing else speaks, were left behind.
 
         Returns
         -------
         Detections
-            One row per slice in which both kinds of evidence are at 1; empty arrays if in none.
+            One row per slice in which both kinds of evidence are at 1, and per slice that was left
+            behind; empty arrays if there is none. A slice held as left behind is told again once
+            it is worse than it was, too.
 
         Raises
         ------
         ShapeError
             `outcomes` has another number of slices than are watched.
         """
-        self.own.gather(outcomes, hazard, self.open)
+        self.own.gather(outcomes, hazard, self.open & ~self.left_behind)
         self._gather_share(outcomes, hazard)
-        own, rest = self.own.meter, self.meter
-        crossed = np.flatnonzero((own >= 1.0) & (rest >= 1.0))
+        own = self.own.meter
+        rest = np.maximum(self.meter, self.left_behind)  # whose share was found to have grown
+        worse = (own >= 1.0) & (rest >= 1.0)
+        behind = (own < QUARANTINE) & (rest >= 1.0) & ~self.left_behind & everyone_improved
+        crossed = np.flatnonzero(worse | behind)
         self.own.reset(crossed)
         self.evidence[crossed] = 0.0
         return Detections(crossed, own[crossed], rest[crossed])
+
+    def hold(self, slices: npt.NDArray[np.intp], left_behind: bool = False) -> None:
+        """An incident begins: these slices are neither tested nor learnt from until `release`."""
+        self.open[slices] = True
+        self.left_behind[slices] = left_behind
+
+    def release(self, slices: npt.NDArray[np.intp]) -> None:
+        """Their incident is over."""
+        self.open[slices] = self.left_behind[slices] = False
 
     def _gather_share(self, outcomes: Outcomes, hazard: Floats) -> None:
         others = rest_of(outcomes)
@@ -167,6 +194,7 @@ class Disparity:
             "rate": self.rate.copy(),
             "evidence": self.evidence.copy(),
             "open": self.open.copy(),
+            "left_behind": self.left_behind.copy(),
         }
 
     def restore(self, state: State) -> None:
@@ -178,4 +206,5 @@ class Disparity:
         self.rate = state["rate"].copy()
         self.evidence = state["evidence"].copy()
         self.open = state["open"].copy()
+        self.left_behind = state["left_behind"].copy()
         self.ratios = ratios_for(self.dispersion)

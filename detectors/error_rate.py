@@ -31,6 +31,8 @@ class ErrorRate:
     ----------
     tolerance : float
         Ratio that is not held against a slice: 1.1 ignores one that is up to 10 % worse.
+    downwards : bool
+        Ask whether the loss has fallen instead: against the same ratios' inverses.
 
     Examples
     --------
@@ -45,8 +47,9 @@ class ErrorRate:
     array([1])
     """
 
-    def __init__(self, tolerance: float = 1.0) -> None:
+    def __init__(self, tolerance: float = 1.0, downwards: bool = False) -> None:
         self.tolerance = tolerance
+        self.downwards = downwards
         self.dispersion: Floats = np.empty(0)
         self.shape: Floats = np.empty(0)  # Gamma posterior of observed over expected
         self.rate: Floats = np.empty(0)
@@ -81,8 +84,12 @@ class ErrorRate:
         self.dispersion = np.concatenate([self.dispersion, dispersion])
         self.shape = np.concatenate([self.shape, PRIOR + seen])
         self.rate = np.concatenate([self.rate, PRIOR + due])
-        self.ratios = np.concatenate([self.ratios, ratios_for(dispersion)])
+        self.ratios = np.concatenate([self.ratios, self._alternatives(dispersion)])
         self.evidence = np.concatenate([self.evidence, np.zeros((n, self.ratios.shape[1]))])
+
+    def _alternatives(self, dispersion: Floats) -> Floats:
+        ratios = ratios_for(dispersion)
+        return 1.0 / ratios if self.downwards else ratios
 
     def gather(self, outcomes: Outcomes, hazard: Floats, quiet: npt.NDArray[np.bool_]) -> None:
         """Add one tick's evidence; slices that are not suspicious and not `quiet` learn from it.
@@ -158,7 +165,7 @@ class ErrorRate:
         self.shape = state["shape"].copy()
         self.rate = state["rate"].copy()
         self.evidence = state["evidence"].copy()
-        self.ratios = ratios_for(self.dispersion)
+        self.ratios = self._alternatives(self.dispersion)
 
 
 class Everyone:

@@ -136,6 +136,7 @@ class Stream:
     error_rate: float = 0.1
     bad: Mapping[str, str] | None = None  # the slice that gets worse; None: nobody does
     bad_rate: float = 0.5
+    rest_rate: float | None = None  # of all others from then on; None: as before
     onset: float = 0.4  # when it does, as a share of the stream
     until: float = 1.0  # and when it is over
     apart: int = 60 * SECOND  # between predictions
@@ -154,8 +155,10 @@ class Stream:
         for name, value in (self.bad or {}).items():
             inside &= attributes[name].codes == attributes[name].values.index(value)
         at = np.arange(n) / n
-        worse = inside & (at >= self.onset) & (at < self.until)
-        wrong = draw.random(n) < np.where(worse, self.bad_rate, self.error_rate)
+        since = (at >= self.onset) & (at < self.until)
+        others = self.error_rate if self.rest_rate is None else self.rest_rate
+        changed = np.where(inside, self.bad_rate, others)
+        wrong = draw.random(n) < np.where(since, changed, self.error_rate)
         time = START + np.arange(n) * self.apart
         predictions = EventBatch(
             ids=[f"p{i}" for i in range(n)],

@@ -217,4 +217,6 @@ def _why(finding: Finding) -> str:
     """What made a finding fire, for the alert's history."""
     if finding.evidence.mode == OUTSIDE_BUDGET:
         return f"a detector {OUTSIDE_BUDGET} says so"
+    if finding.effect.because == "left_behind":
+        return "evidence of a wider gap at 1"
     return "evidence at 1" if finding.evidence.rest is None else "both kinds of evidence at 1"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from service.monitor.watch import Watch
 
 Indices = npt.NDArray[np.intp]
+Because = Literal["degraded", "left_behind"]
 
 SUSPICIOUS: Final = 0.1  # evidence from which a slice may explain another before it alarms itself
 EVIDENCE_SHOWN: Final = 1e4
@@ -74,8 +75,10 @@ class Namer:
         evidence = dict(
             zip(uneven.slices.tolist(), zip(uneven.own_reference, rest, strict=True), strict=True)
         )
+        behind = dict(zip(uneven.slices.tolist(), uneven.left_behind.tolist(), strict=True))
         for slice_ in self._strongest_first(strengths):
-            finding = self._uneven(slice_, strengths[slice_], *evidence[slice_])
+            because: Because = "left_behind" if behind[slice_] else "degraded"
+            finding = self._uneven(slice_, strengths[slice_], because, *evidence[slice_])
             if finding is not None:
                 findings.append(finding)
         return findings + [self._outside(*told) for told in outside.items()]
@@ -98,14 +101,20 @@ class Namer:
     def _suspects(self) -> list[int]:
         """Slices without an alert that the detectors hold something against."""
         disparity = self.watch.disparity
-        held = (disparity.meter >= SUSPICIOUS) & (disparity.own.meter >= SUSPICIOUS)
+        held = disparity.meter >= SUSPICIOUS
+        if not self.watch.everyone_improved:
+            held &= disparity.own.meter >= SUSPICIOUS
         return np.flatnonzero(held & ~disparity.open).tolist()
 
-    def _uneven(self, slice_: int, strength: Strength, own: float, rest: float) -> Finding | None:
+    def _uneven(
+        self, slice_: int, strength: Strength, because: Because, own: float, rest: float
+    ) -> Finding | None:
         """The finding for a slice that crossed; None where another slice's story explains it."""
         name = self.slices.names[slice_]
         head: Slice | None = None
         for culprit in self._open():
+            if culprit == slice_:  # it was left behind, and is worse than it was now
+                continue
             theirs = self.slices.names[culprit]
             left = self._strength(slice_, ((culprit, self._strength(culprit)),))
             if set(theirs) <= set(name) or (set(name) <= set(theirs) and left.nats < self.enough):
@@ -121,10 +130,10 @@ class Namer:
                 left = self._strength(slice_, ((suspect, their_strength),))
                 if left.nats < self.enough:
                     return None
-        effect = self._effect(slice_, strength.onset)
+        effect = self._effect(slice_, strength.onset, because)
         if effect.rows < self.monitor.config.publish_min_rows:
             return None
-        self.watch.disparity.open[slice_] = True
+        self.watch.disparity.hold(np.array([slice_]), because == "left_behind")
         self.watch.recovery.open(np.array([slice_]), np.array([strength.shrunk_ratio]))
         return self._finding(
             slice_, Kind.DISPARITY, State.FIRING, strength, effect, (own, rest), head
@@ -180,16 +189,18 @@ class Namer:
     def _recovered(self, slice_: int) -> list[Finding]:
         """A slice is back: whatever was open on it is over."""
         kinds = []
+        because: Because = "degraded"
         if slice_ == ROOT:
             self.watch.everyone.open = False
         elif self.watch.disparity.open[slice_]:
-            self.watch.disparity.open[slice_] = False
+            because = "left_behind" if self.watch.disparity.left_behind[slice_] else "degraded"
+            self.watch.disparity.release(np.array([slice_]))
             kinds.append(Kind.DISPARITY)
         if self.monitor.outside.open.pop(slice_, None) or slice_ == ROOT:
             kinds.append(Kind.ERROR_RATE)
         since = self.at - 24 * HOUR
         strength = Strength(0.0, since, (since, since), 1.0, 1.0)
-        effect = self._effect(slice_, since)
+        effect = self._effect(slice_, since, because)
         return [
             self._finding(
                 slice_,
@@ -215,12 +226,15 @@ class Namer:
     ) -> Finding:
         own, rest = evidence
         name = self.slices.names[slice_]
+        severity = severity_of(strength.ratio, effect.rows, self.at - strength.onset)
+        if effect.because == "left_behind":  # nobody is worse off than before
+            severity = Severity.WARNING if severity is Severity.CRITICAL else Severity.INFO
         return Finding(
             model="",  # the model's own name is put on by whoever knows it
             kind=kind,
             slice=name,
             state=state,
-            severity=severity_of(strength.ratio, effect.rows, self.at - strength.onset),
+            severity=severity,
             onset=strength.onset,
             onset_interval=strength.onset_interval,
             detected_at=self.at,
@@ -236,7 +250,7 @@ class Namer:
             summary=_summary(name, effect, state),
         )
 
-    def _effect(self, slice_: int, onset: int) -> Effect:
+    def _effect(self, slice_: int, onset: int, because: Because = "degraded") -> Effect:
         """Loss of the slice and of the rest, before the onset and since."""
         history, n_cells = self.monitor.history, self.slices.n_cells
         membership = self.slices.membership()[[ROOT, slice_], :]
@@ -262,7 +276,7 @@ class Namer:
         middle = moved if widened is None else widened
         return Effect(
             metric=self.monitor.schema.loss,
-            because="degraded",
+            because=because,
             before=rates[0],
             after=rates[1],
             rest_before=rest[0],
@@ -300,18 +314,20 @@ def _summary(name: Slice, effect: Effect, state: State) -> str:
     metric = _METRICS[effect.metric]
     whom = f" for {slice_text(name)}" if name else " for everyone"
     if state is State.RESOLVED:
-        return f"{metric}{whom} is back at {_shown(effect.after, effect.metric)}."
+        back = "caught up" if effect.because == "left_behind" else "back"
+        return f"{metric}{whom} is {back} at {_shown(effect.after, effect.metric)}."
     verb = "rose" if effect.after >= effect.before else "moved"
-    told = (
-        f"{metric}{whom} {verb} from {_shown(effect.before, effect.metric)} "
-        f"to {_shown(effect.after, effect.metric)}"
-    )
+    told = f"{metric}{whom} {_course(verb, effect.before, effect.after, effect.metric)}"
     if effect.rest_after is None or effect.rest_before is None:
         return told + "."
-    rest = _shown(effect.rest_after, effect.metric)
-    was = _shown(effect.rest_before, effect.metric)
-    stayed = f"stayed at {rest}" if rest == was else f"went from {was} to {rest}"
-    return f"{told} while the rest {stayed}."
+    verb = "improved" if effect.because == "left_behind" else "went"
+    rest = _course(verb, effect.rest_before, effect.rest_after, effect.metric)
+    return f"{told} while the rest {rest}."
+
+
+def _course(verb: str, before: float, after: float, metric: str) -> str:
+    was, now = _shown(before, metric), _shown(after, metric)
+    return f"stayed at {now}" if was == now else f"{verb} from {was} to {now}"
 
 
 def _shown(value: float, metric: str) -> str:

@@ -15,6 +15,7 @@ from detectors import (
     CellRates,
     Detections,
     Disparity,
+    ErrorRate,
     Everyone,
     Outcomes,
     Recovery,
@@ -90,6 +91,7 @@ class Watch:
         self.budget = budget
         self.disparity = Disparity(1.0 + tolerance)
         self.everyone = Everyone(1.0 + tolerance)
+        self.improvement = ErrorRate(downwards=True)  # of the streams that `everyone` watches
         self.recovery = Recovery()
         self.parts: list[int] = []  # slices whose complements `everyone` watches, in stream order
         self.new_dispersion = (1.0, 1.0)  # own, share: of slices seen first after the reference
@@ -154,17 +156,19 @@ class Watch:
         everyone = np.full(1 + len(watch.parts), watch.everyone_dispersion)
         others = [ROOT, *watch.parts]
         complement = np.array([0.0, *([1.0] * len(watch.parts))])
-        watch.everyone.grow(
-            everyone,
+        streams = (
             np.where(complement, seen[ROOT] - seen[others], seen[ROOT]),
             np.where(complement, due[ROOT] - due[others], due[ROOT]),
         )
+        watch.everyone.grow(everyone, *streams)
+        watch.improvement.grow(everyone, *streams)
         return watch
 
     def take_over(self, before: Watch) -> None:
         """Keep the incidents open that were: what is now normal tells when they are over."""
         n = len(before.disparity)
         self.disparity.open[:n] = before.disparity.open
+        self.disparity.left_behind[:n] = before.disparity.left_behind
         self.recovery.midpoint[:n] = before.recovery.midpoint
         self.everyone.open = before.everyone.open
 
@@ -195,16 +199,27 @@ class Watch:
         if self.calibration is not None:
             hazard *= self.calibration.factor(self.budget.alerts_a_week)
         clumps = self._clumping()
-        uneven = self.disparity.update(
-            Outcomes(outcomes.observed / clumps, outcomes.expected / clumps),
-            np.concatenate(([0.0], hazard)),
+        spend = np.full(
+            len(self.everyone), self.budget.hazard("everyone", orders[:1], seconds, WATCHING)[0]
         )
-        spend = self.budget.hazard("everyone", orders[:1], seconds, WATCHING)[0]
         streams = Outcomes(
             _complements(outcomes.observed, self.parts), _complements(outcomes.expected, self.parts)
         )
-        worldwide = self.everyone.update(streams, np.full(len(self.everyone), spend))
-        return uneven, worldwide
+        self.improvement.gather(streams, spend, np.zeros(len(self.everyone), np.bool_))
+        uneven = self.disparity.update(
+            Outcomes(outcomes.observed / clumps, outcomes.expected / clumps),
+            np.concatenate(([0.0], hazard)),
+            self.everyone_improved,
+        )
+        return uneven, self.everyone.update(streams, spend)
+
+    @property
+    def everyone_improved(self) -> bool:
+        """Whether the model at large is better than it was, whichever part is left out.
+
+        It names what crossed and alarms nobody, so its hazard is spent on names alone.
+        """
+        return len(self.improvement) > 0 and bool(self.improvement.meter.min() >= 1.0)
 
     @property
     def mode(self) -> str:
@@ -227,8 +242,24 @@ class Watch:
         ratio[ROOT] = 1.0
         dispersion = self.disparity.own.dispersion.copy()
         dispersion[ROOT] = self.everyone_dispersion
-        due = outcomes.expected * self.own_ratio() * np.maximum(ratio, 1.0)
+        due = outcomes.expected * self.own_ratio()
+        behind = np.flatnonzero(self.disparity.left_behind)
+        caught_up = self._share_half_way(outcomes, due, behind)
+        due *= np.maximum(ratio, 1.0)
+        due[behind] = caught_up
         return self.recovery.update(Outcomes(outcomes.observed, due), dispersion)
+
+    def _share_half_way(self, outcomes: Outcomes, due: Floats, slices: Indices) -> Floats:
+        """What is due of slices that were left behind, so that `recovery` asks for their share.
+
+        With the slice `middle` times as bad as the rest, its loss is middle e / (middle e + r) of
+        all, whatever moves everybody, and scatters less around that than a Poisson count would.
+        """
+        e, middle = due[slices], self.recovery.midpoint[slices]
+        rest = rest_of(outcomes).expected[slices]
+        share = np.divide(e, middle * e + rest, out=np.zeros(slices.size), where=e > 0)
+        half_way: Floats = outcomes.observed[ROOT] * share
+        return half_way
 
     def own_ratio(self) -> Floats:
         """What each slice's own past says of it, times what its cells' rates say."""
@@ -251,6 +282,7 @@ class Watch:
             "own_weight": self.rates.own_weight,
             "disparity": self.disparity.save(),
             "everyone": self.everyone.save(),
+            "improvement": self.improvement.save(),
             "recovery": self.recovery.save(),
             "parts": self.parts,
             "new_dispersion": list(self.new_dispersion),
@@ -266,6 +298,7 @@ class Watch:
         watch = cls(rates, tolerance, budget)
         watch.disparity.restore(state["disparity"])
         watch.everyone.restore(state["everyone"])
+        watch.improvement.restore(state["improvement"])
         watch.recovery.restore(state["recovery"])
         watch.parts = list(state["parts"])
         own, share = state["new_dispersion"]

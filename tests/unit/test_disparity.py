@@ -98,16 +98,68 @@ def test_a_first_tick_larger_than_all_that_is_known_is_no_evidence_of_a_share() 
     assert ever.sum() <= at_most(n_slices * n_ticks * hazard)
 
 
-def test_slices_that_are_left_behind_are_not_called_degraded() -> None:
-    # Everybody but slice 1 improves to a half: its share doubles, its own losses do not.
-    rng = np.random.default_rng(24)
+# --- left behind
+
+
+def others_improve(n_ticks: int = 500) -> tuple[Floats, list[Outcomes]]:
+    """Everybody but slice 1 improves to a half: its share doubles, its own losses do not."""
     due = np.full(10, 5.0)
-    fleet = fleet_of(due, due * WEEK_HOURS)
     rate = due * np.where(np.arange(10) == 0, 1.0, 0.5)
-    stream = ticks(rng.poisson(rate, (500, 10)).astype(np.float64), due)
+    draw = np.random.default_rng(24).poisson(rate, (n_ticks, 10)).astype(np.float64)
+    return due, ticks(draw, due)
+
+
+def test_slices_that_are_left_behind_are_not_called_degraded() -> None:
+    due, stream = others_improve()
+    fleet = fleet_of(due, due * WEEK_HOURS)
     assert not watch(fleet, stream, spend(10))
     assert fleet.meter[1] >= 1.0
     assert fleet.own.meter[1] < 1.0
+
+
+def test_where_everyone_else_improved_the_slice_that_did_not_is_told_as_left_behind() -> None:
+    due, stream = others_improve()
+    fleet = fleet_of(due, due * WEEK_HOURS)
+    first = next(d for tick in stream if len(d := fleet.update(tick, spend(10), True)))
+    assert first.slices.tolist() == [1]
+    assert first.left_behind.all()
+    assert fleet.meter[1] < 1.0  # it begins again, as after any alarm
+
+
+def test_one_that_was_left_behind_and_then_gets_worse_is_told_again_and_once() -> None:
+    due, stream = others_improve(100)
+    fleet, hazard = fleet_of(due, due * WEEK_HOURS), spend(10, 0.01)
+    first = next(d for tick in stream if len(d := fleet.update(tick, hazard, True)))
+    fleet.hold(first.slices, left_behind=True)
+    assert not any(len(fleet.update(tick, hazard, True)) for tick in stream)
+    worse = [Outcomes(x.observed + 5.0 * (np.arange(11) < 2), x.expected) for x in stream]
+    again = next(d for tick in worse if len(d := fleet.update(tick, hazard, True)))
+    assert again.slices.tolist() == [1]
+    assert not again.left_behind.any()
+    fleet.hold(again.slices)
+    assert not any(len(fleet.update(tick, hazard, True)) for tick in worse)
+    fleet.release(again.slices)
+    assert not fleet.open.any()
+    assert not fleet.left_behind.any()
+
+
+def test_both_kinds_of_alarm_come_out_of_one_hazard_while_slices_move_as_the_rest_does() -> None:
+    # 100 slices, 20 weeks at 10 a week; everybody is at 0.7 times what they were for every other
+    # day, so that whoever crosses by chance is called left behind on these days.
+    rng = np.random.default_rng(29)
+    n_slices, weeks, budget = 100, 20, 10.0
+    due = rng.uniform(0.2, 5.0, n_slices)
+    fleet = fleet_of(due, rng.poisson(due * WEEK_HOURS).astype(np.float64))
+    better = np.arange(weeks * WEEK_HOURS) // 24 % 2 == 1
+    rate = np.where(better, 0.7, 1.0)[:, None] * due
+    stream = ticks(rng.poisson(rate).astype(np.float64), due)
+    hazard = spend(n_slices, budget)
+    found = [
+        fleet.update(tick, hazard, bool(improved))
+        for tick, improved in zip(stream, better, strict=True)
+    ]
+    n_behind = sum(int(d.left_behind.sum()) for d in found)
+    assert 0 < n_behind <= sum(map(len, found)) <= at_most(budget * weeks)
 
 
 # --- alarm

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from scipy.sparse import csr_array
 
 from service.alerts.alert import Alert
+from service.alerts.public import public_alert
 from service.engine.fold import Fold
 from service.ingest.events import LABEL, PREDICTION, EventBatch
 from service.monitor.attribution import Replay
@@ -88,6 +90,41 @@ def test_a_finding_says_in_words_who_is_worse_off_and_what_the_rest_did() -> Non
     assert alert.evidence.own_reference >= alert.evidence.alarm_at == 1.0
     assert alert.evidence.rest is not None
     assert alert.evidence.rest >= 1.0
+
+
+def test_who_is_left_behind_is_told_so_and_with_less_alarm() -> None:
+    # From the onset on a fifth of the errors of all but floor 3, whose rate stays.
+    stream = Stream(
+        9_000, error_rate=0.2, bad={"floor": "3"}, bad_rate=0.2, rest_rate=0.04, onset=0.3
+    )
+    heads = [a for a in alerts_of(stream.rows()) if a.explained_by is None]
+    assert [head.slice for head in heads] == [(("floor", "3"),)]
+    (alert,) = heads
+    assert alert.kind == "disparity"
+    assert alert.effect.because == "left_behind"
+    assert alert.severity is Severity.WARNING  # five times the rest's: critical, had it got worse
+    assert " while the rest improved from " in alert.summary
+    assert alert.evidence.rest is not None
+    assert alert.evidence.own_reference < 1.0 <= alert.evidence.rest
+    assert public_alert(alert)["effect"]["because"] == "left_behind"
+
+
+def test_one_that_was_left_behind_catches_up() -> None:
+    stream = Stream(
+        14_000, error_rate=0.2, bad={"floor": "3"}, bad_rate=0.2, rest_rate=0.04, onset=0.2
+    )
+    rows, late = stream.rows(), replace(stream, bad_rate=0.04, seed=1).rows()
+    half = START + 7_000 * MINUTE
+    both_halves = EventBatch.concatenate(
+        [rows.take(np.flatnonzero(rows.time < half)), late.take(np.flatnonzero(late.time >= half))]
+    )
+    fold = Fold()
+    fold.apply(a_configuration({"reference": {"rows": 600}}))
+    transitions = fold_in(fold, both_halves, 5_000)
+    ended = [t.alert for t in transitions if t.type == "alert.resolved"]
+    assert (("floor", "3"),) in [alert.slice for alert in ended]
+    assert min(alert.resolved_at or 0 for alert in ended) > half
+    assert any("caught up" in alert.summary for alert in ended)
 
 
 def test_a_slice_too_small_to_be_shown_is_not_told() -> None:

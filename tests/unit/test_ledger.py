@@ -68,6 +68,25 @@ def test_a_slice_has_one_alert_however_often_it_is_found(ledger: Ledger) -> None
     assert len(ledger.open) == 1
 
 
+def test_one_that_was_left_behind_and_is_worse_now_is_told_under_the_same_alert(
+    ledger: Ledger,
+) -> None:
+    degraded = found(FLOOR, hour=2)
+    behind = replace(
+        found(FLOOR),
+        effect=replace(degraded.effect, because="left_behind"),
+        severity=Severity.INFO,
+    )
+    (first,) = ledger.apply([behind])
+    (second,) = ledger.apply([found(FLOOR, hour=2)])
+    assert told([second]) == [("alert.revised", FLOOR, True)]
+    assert second.alert.id == first.alert.id
+    assert second.alert.effect.because == "degraded"
+    assert second.alert.severity is Severity.WARNING
+    assert second.alert.revision == first.alert.revision + 1
+    assert ledger.apply([degraded]) == []
+
+
 def test_kinds_tenants_and_models_are_told_apart() -> None:
     prints = {
         fingerprint(tenant, model, kind, slice_)
