@@ -9,6 +9,7 @@
 `Calibration` by how much hazards may be raised until the promise is what is measured
 `Summary`     what rows come to, per cell and per slice
 `fit_cell_rates`, `dispersion_own`, `dispersion_share`   what normal was, and how far it scatters
+`least_dispersion`   how little it can scatter where errors are frequent
 
 Nothing here reads a clock, does I/O, or knows of the service.
 """
@@ -18,7 +19,14 @@ from detectors.contract import Detections, Detector, ShapeError
 from detectors.disparity import Disparity
 from detectors.error_rate import ErrorRate, Everyone, Recovery
 from detectors.multiplicity import Budget
-from detectors.reference import CellRates, Units, dispersion_own, dispersion_share, fit_cell_rates
+from detectors.reference import (
+    CellRates,
+    Units,
+    dispersion_own,
+    dispersion_share,
+    fit_cell_rates,
+    least_dispersion,
+)
 from detectors.single_stream import ParameterError, Rows, SingleStream
 from detectors.summary import Outcomes, Summary
 
@@ -42,4 +50,5 @@ __all__ = [
     "dispersion_own",
     "dispersion_share",
     "fit_cell_rates",
+    "least_dispersion",
 ]

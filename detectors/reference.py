@@ -25,6 +25,7 @@ CELL_PRIOR: Final = 20.0  # effective errors that hold a cell at what its dimens
 _ROUNDS: Final = 25
 MARGIN: Final = 1.25  # two moments are matched, not the tail: measured dispersion is raised by this
 _FEW_UNITS: Final = 200  # below so many units the estimate is raised to its upper limit
+_HIGHEST_RATE: Final = 0.9  # a higher one is not believed to scatter less than this one
 _BORROW: Final = 20.0  # units that outweigh half of the borrowing from the pool
 
 
@@ -233,10 +234,50 @@ def raise_for_few_units(n_units: float) -> float:
     return float(degrees / (2 * gammaincinv(degrees / 2, 0.1)))
 
 
+def least_dispersion(rate: Floats) -> tuple[Floats, Floats]:
+    """By how much losses in [0, 1] may scatter less than Poisson counts, where they are frequent.
+
+    Parameters
+    ----------
+    rate : float64, shape (n_slices,)
+        Mean loss of a slice's rows in the reference; row 0 is the whole model.
+
+    Returns
+    -------
+    own, share : float64, shape (n_slices,)
+        What counts of independent rows are to be divided by: 1 - p, and for shares 1 - p / 2 with
+        the lesser rate of slice and model.
+
+    Notes
+    -----
+    Counts over 1 - p make of the Poisson e-value all but the Bernoulli one, with a mean of at most
+    1: for an error of chance p that is `(1 - p) + p θ^(1/(1-p)) <= exp((θ - 1) p / (1 - p))`. Both
+    sides are 1 at θ = 1, and the logarithm of the right grows faster, for
+    `θ^(p/(1-p)) <= (1 - p) + p θ^(1/(1-p))` is the inequality of the weighted arithmetic and
+    geometric means. A loss in [0, 1] is no worse than an error of its mean, by convexity. Of the
+    growth that the exact likelihood ratio has, 96 % is kept at 0.2 -> 0.3 and 90 % at 0.5 -> 0.65.
+
+    What multiplies everybody's losses multiplies p with them, and what is due no longer tells how
+    far shares scatter: 1 - p / 2 holds for common movements down to 0.7 times what was.
+
+    Examples
+    --------
+    >>> own, share = least_dispersion(np.array([0.3, 0.5, 0.2]))
+    >>> own, share
+    (array([0.7, 0.5, 0.8]), array([0.85, 0.85, 0.9 ]))
+    """
+    inside = np.clip(rate, 0.0, _HIGHEST_RATE)
+    return 1.0 - inside, 1.0 - np.minimum(inside, inside[0]) / 2
+
+
 def shrink_dispersion(
-    dispersion: Floats, n_units: Floats, total_units: float, margin: float = MARGIN
+    dispersion: Floats,
+    n_units: Floats,
+    total_units: float,
+    margin: float = MARGIN,
+    least: Floats | float = 1.0,
 ) -> Floats:
-    """Each slice's dispersion, up to half its own and the rest the pool's, with margin, at least 1.
+    """Each slice's dispersion, up to half its own and the rest the pool's, with margin.
 
     Parameters
     ----------
@@ -246,12 +287,15 @@ def shrink_dispersion(
         Independent units of the reference; few of them raise the pool.
     margin : float
         What the measured dispersion is raised by.
+    least : float64, shape (n_slices,)
+        What independent rows have. Slices are pooled by how far they exceed it.
 
     Returns
     -------
     float64, shape (n_slices,)
-        What counts are to be divided by.
+        What counts are to be divided by; `least` at least.
     """
+    dispersion = dispersion / least
     own = dispersion[1:]
     weight = np.where(np.isnan(own), 0.0, n_units[1:])
     known = weight.sum()
@@ -259,4 +303,4 @@ def shrink_dispersion(
     pool *= raise_for_few_units(total_units)
     trust = 0.5 * n_units / (n_units + _BORROW)
     mixed = np.where(np.isnan(dispersion), pool, trust * dispersion + (1 - trust) * pool)
-    return np.maximum(1.0, margin * mixed)
+    return least * np.maximum(1.0, margin * mixed)

@@ -72,7 +72,12 @@ def calibrate(reference: Labelled, slices: Slices) -> Calibration | None:
         truth = watch.rates.draw(rng, slices.levels, float(watch.disparity.own.dispersion[0]))
         drawn = sessions.take(rng.integers(0, sessions.n_blocks, sessions.n_blocks))
         learnt = Watch.fit(
-            drawn.labelled(scatter.draw(rng, drawn, truth)), slices, 0.0, UNIT_BUDGET, margin=1.0
+            drawn.labelled(scatter.draw(rng, drawn, truth)),
+            slices,
+            0.0,
+            UNIT_BUDGET,
+            margin=1.0,
+            least=watch.least,
         )
         rates = learnt.rates.predict(slices.levels)
         start = learnt.disparity.save()

@@ -26,7 +26,12 @@ from detectors import (
     fit_cell_rates,
 )
 from detectors.disparity import ratio_of, rest_of
-from detectors.reference import MARGIN, raise_for_few_units, shrink_dispersion
+from detectors.reference import (
+    MARGIN,
+    least_dispersion,
+    raise_for_few_units,
+    shrink_dispersion,
+)
 from detectors.summary import CAPPED, EXPOSURE
 from service.ingest.events import Floats, Hashes, Ints
 from service.monitor.slices import ROOT, Slices
@@ -96,6 +101,7 @@ class Watch:
         self.parts: list[int] = []  # slices whose complements `everyone` watches, in stream order
         self.new_dispersion = (1.0, 1.0)  # own, share: of slices seen first after the reference
         self.everyone_dispersion = 1.0
+        self.least = np.ones(0), np.ones(0)  # own, share: of independent rows, by the reference
         self.scale = 1.0  # of the labels' weights, so that one of the reference's weighs 1
         self.calibration: Calibration | None = None  # None: hazards are the proven ones
         self._cell_rates: Floats = np.empty(0)  # what `rates` say of each cell, while none is new
@@ -108,10 +114,12 @@ class Watch:
         tolerance: float,
         budget: Budget,
         margin: float = MARGIN,
+        least: tuple[Floats, Floats] | None = None,
     ) -> Watch:
         """Learn from the reference's labelled rows what is due, and how far it scatters.
 
-        `margin` is what the slices' dispersions are raised by, for what two moments don't tell.
+        `margin` is what the slices' dispersions are raised by, for what two moments don't tell;
+        `least` is what independent rows have, where the reference's are summed and don't say.
         """
         scale = 1.0 / float(reference.weight.mean())
         reference = replace(reference, weight=reference.weight * scale)
@@ -128,21 +136,24 @@ class Watch:
         total_units = float(units.unit_observed.size)
         own, n_units = dispersion_own(units, len(slices))
         share = dispersion_share(units, len(slices))
-        own_shrunk = np.maximum(shrink_dispersion(own, n_units, total_units, margin), rough)
-        share_shrunk = np.maximum(shrink_dispersion(share, n_units, total_units, margin), rough)
+        if least is None:
+            least = least_dispersion(_row_rates(reference, expected, membership))
+        own_least, share_least = (rough * part for part in least)
+        own_shrunk = shrink_dispersion(own, n_units, total_units, margin, own_least)
+        share_shrunk = shrink_dispersion(share, n_units, total_units, margin, share_least)
 
         watch = cls(rates, tolerance, budget)
-        watch.scale = scale
-        unseen = np.array([np.nan])
-        for_new = np.concatenate([own, unseen]), np.concatenate([share, unseen])
-        counts = np.concatenate([n_units, [0.0]])
-        watch.new_dispersion = (
-            max(rough, float(shrink_dispersion(for_new[0], counts, total_units, margin)[-1])),
-            max(rough, float(shrink_dispersion(for_new[1], counts, total_units, margin)[-1])),
-        )
+        watch.scale, watch.least = scale, least
+        counts = np.append(n_units, 0.0)
+        of_new = [
+            shrink_dispersion(
+                np.append(measured, np.nan), counts, total_units, margin, np.append(floor, rough)
+            )[-1]
+            for measured, floor in ((own, own_least), (share, share_least))
+        ]
+        watch.new_dispersion = (float(of_new[0]), float(of_new[1]))
         watch.everyone_dispersion = max(  # hours of a day differ: calibrated or not, with margin
-            rough,
-            float(shrink_dispersion(own, n_units, total_units)[ROOT]),
+            float(shrink_dispersion(own, n_units, total_units, least=own_least)[ROOT]),
             _hourly_dispersion(reference, expected),
         )
         seen, due = membership @ capped, membership @ (exposure * expected)
@@ -319,6 +330,19 @@ def _compound(reference: Labelled) -> float:
     """Dispersion of independent rows: a label that stands for w rows scatters w times as far."""
     weighted = reference.weight * np.maximum(reference.capped, 1e-12)
     return max(1.0, float((reference.weight * weighted).sum() / weighted.sum()))
+
+
+def _row_rates(reference: Labelled, rates: Floats, membership: csr_array) -> Floats:
+    """Mean loss that is due of each slice's rows, where none can lose more than 1; else 0."""
+    if reference.capped.max() > 1.0:
+        return np.zeros(membership.shape[0])
+    due = reference.weight * reference.exposure * rates[reference.cell]
+    rows, lost = (
+        membership @ np.bincount(reference.cell, column, minlength=rates.size)
+        for column in (reference.weight, due)
+    )
+    mean: Floats = np.divide(lost, rows, out=np.zeros(rows.size), where=rows > 0)
+    return mean
 
 
 def _units(reference: Labelled, rates: Floats, membership: csr_array) -> Units:

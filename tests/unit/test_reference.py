@@ -6,10 +6,16 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from numpy.testing import assert_allclose
-from scipy.stats import chi2
+from scipy.stats import binom, chi2
 
 from detectors import CellRates, Units, dispersion_own, dispersion_share, fit_cell_rates
-from detectors.reference import MARGIN, raise_for_few_units, shrink_dispersion
+from detectors.confidence import RATIOS, log_e_own_reference, log_e_share
+from detectors.reference import (
+    MARGIN,
+    least_dispersion,
+    raise_for_few_units,
+    shrink_dispersion,
+)
 from tests.streams import clusters
 
 Floats = npt.NDArray[np.float64]
@@ -264,6 +270,67 @@ def test_a_slice_with_many_units_is_half_its_own_and_one_with_none_is_the_pools(
 def test_a_divisor_is_never_below_one() -> None:
     divisors = shrink_dispersion(np.full(4, 0.2), np.full(4, 1e3), 4e3)
     assert divisors.tolist() == [1.0] * 4
+
+
+KNOWN = 1e8 * np.ones(1)
+
+
+@pytest.mark.parametrize("p", [0.2, 0.3, 0.5, 0.7])
+def test_frequent_errors_over_their_least_dispersion_keep_the_e_value_at_one(p: float) -> None:
+    # Exact: every number of errors among n rows. Over less than 1 - p the promise breaks.
+    n = 40
+    x = np.arange(n + 1.0)
+
+    def mean_e(dispersion: float, chance: float) -> Floats:
+        column = np.ones((n + 1, 1))
+        log_e = log_e_own_reference(
+            x / dispersion,
+            np.full(n + 1, n * p / dispersion),
+            KNOWN * column[:, 0],
+            KNOWN * column[:, 0],
+            RATIOS * column,
+        )
+        mean: Floats = binom.pmf(x, n, chance) @ np.exp(log_e)
+        return mean
+
+    own, _ = least_dispersion(np.array([p]))
+    for chance in (p, 0.9 * p, 0.5 * p):
+        assert (mean_e(float(own[0]), chance) <= 1.0 + 1e-5).all()
+    assert (mean_e(0.8 * float(own[0]), p) > 1.0).any()
+
+
+@pytest.mark.parametrize("of_slice", [0.2, 0.4, 0.6])
+@pytest.mark.parametrize("of_rest", [0.1, 0.3, 0.6])
+def test_shares_of_frequent_errors_keep_the_e_value_at_one_whatever_moves_everybody(
+    of_slice: float, of_rest: float
+) -> None:
+    # Exact, over every number of errors of a slice and its rest, 15 and 45 rows.
+    n, m = 15, 45
+    whole = (n * of_slice + m * of_rest) / (n + m)
+    _, share = least_dispersion(np.array([whole, of_slice]))
+    x, y = (grid.ravel() for grid in np.meshgrid(np.arange(n + 1.0), np.arange(m + 1.0)))
+    ones = np.ones(x.size)
+    log_e = log_e_share(
+        x / share[1],
+        n * of_slice / share[1] * ones,
+        y / share[1],
+        m * of_rest / share[1] * ones,
+        KNOWN * ones,
+        KNOWN * ones,
+        RATIOS * np.ones((x.size, 1)),
+    )
+    for common in (0.7, 1.0, 1.4):
+        likely = binom.pmf(x, n, common * of_slice) * binom.pmf(y, m, common * of_rest)
+        assert (likely @ np.exp(log_e) <= 1.0 + 1e-4).all()
+
+
+def test_rare_errors_have_no_less_to_gain_and_slices_are_pooled_by_what_they_exceed() -> None:
+    own, share = least_dispersion(np.array([0.01, 0.01]))
+    assert_allclose([*own, *share], [0.99, 0.99, 0.995, 0.995])
+    many = np.full(3, 1e9)
+    least = np.array([0.7, 0.5, 0.8])
+    assert_allclose(shrink_dispersion(2 * least, many, 3e9, least=least), MARGIN * 2 * least)
+    assert_allclose(shrink_dispersion(0.1 * least, many, 3e9, least=least), least)
 
 
 @pytest.mark.parametrize("n_units", [3, 10, 50])

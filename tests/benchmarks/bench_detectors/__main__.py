@@ -47,6 +47,7 @@ def tables(effort: Effort, plots_in: Path | None) -> Iterator[Table]:
     yield single_stream.matched(effort, curves)
     if plots_in:
         plots.delay_against_run_length(plots_in / "single_stream.png", curves, defaults)
+    yield single_stream.frequent(effort)
     yield throughput.table(effort)
     yield single_stream.references(effort)
     yield rest.table(effort)
