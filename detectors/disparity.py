@@ -175,7 +175,8 @@ class Disparity:
     def _gather_share(self, outcomes: Outcomes, hazard: Floats) -> None:
         others = rest_of(outcomes)
         active = np.flatnonzero((outcomes.expected > 0) & (others.expected > 0) & ~self.open)
-        scale = self.dispersion[active]
+        spread = np.maximum(outcomes.spread_of(active), outcomes.spread_of(np.zeros(1, np.intp)))
+        scale = self.dispersion[active] * spread
         x, e = outcomes.observed[active] / scale, outcomes.expected[active] / scale
         y, rest = others.observed[active] / scale, others.expected[active] / scale
         shape, rate = self.shape[active], self.rate[active]

@@ -110,8 +110,8 @@ class ErrorRate:
         if outcomes.observed.size != len(self):
             raise ShapeError(f"{outcomes.observed.size} slices given, {len(self)} watched")
         active = np.flatnonzero((outcomes.expected > 0) & ~quiet)
-        x = outcomes.observed[active] / self.dispersion[active]
-        e = outcomes.expected[active] / self.dispersion[active]
+        scale = self.dispersion[active] * outcomes.spread_of(active)
+        x, e = outcomes.observed[active] / scale, outcomes.expected[active] / scale
         log_e = log_e_own_reference(
             x, self.tolerance * e, self.shape[active], self.rate[active], self.ratios[active]
         )
@@ -304,8 +304,8 @@ class Recovery:
             raise ShapeError(f"{outcomes.observed.size} slices given, {len(self)} watched")
         active = np.flatnonzero((self.midpoint > 0) & (outcomes.expected > 0))
         middle = self.midpoint[active]
-        x = outcomes.observed[active] / dispersion[active]
-        e = outcomes.expected[active] / dispersion[active]
+        scale = dispersion[active] * outcomes.spread_of(active)
+        x, e = outcomes.observed[active] / scale, outcomes.expected[active] / scale
         ratio = middle**2
         takes = self.detection_nats / (ratio * np.log(ratio) - ratio + 1)  # in expected errors
         hazard = np.minimum(e / (self.patience * takes), 1.0)

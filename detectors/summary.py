@@ -19,10 +19,12 @@ Indices = npt.NDArray[np.intp]
 ROWS: Final = 0  # predictions
 LABELS: Final = 1  # labelled predictions
 LOSS: Final = 2  # weighted loss, as it is published
-CAPPED: Final = 3  # weighted loss, capped, as the detectors take it
+CAPPED: Final = 3  # loss, capped, as the detectors take and weigh it
 EXPOSURE: Final = 4  # weighted exposure: rows, or reference words for WER
 SQUARED: Final = 5  # sum of (weight x loss)^2: the smallest variance that LOSS can have
-N_COLUMNS: Final = 6
+JUDGED: Final = 6  # exposure as the detectors weigh it
+JUDGED_TWICE: Final = 7  # exposure times their weight squared: what uneven weights scatter by
+N_COLUMNS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +35,18 @@ class Outcomes:
     ----------
     observed, expected : float64, shape (n_slices,)
         Capped loss of the rows labelled in this tick, and what their reference expects of them.
+    spread : float64, shape (n_slices,), optional
+        How many times further than in the reference counts of this tick scatter, at least 1,
+        because its rows stand for more others each. It is known before their outcomes.
     """
 
     observed: Floats
     expected: Floats
+    spread: Floats | None = None
+
+    def spread_of(self, slices: Indices) -> Floats | float:
+        """What counts of these slices are to be divided by, beside their dispersion."""
+        return 1.0 if self.spread is None else self.spread[slices]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,16 +85,14 @@ class Summary:
         loss: Floats,
         capped: Floats,
         exposure: Floats,
+        evidence_weight: Floats | None = None,
     ) -> Summary:
-        """Labelled rows summed by cell; the arrays have shape (n_rows,)."""
+        """Labelled rows summed by cell; the arrays have shape (n_rows,).
+
+        `evidence_weight` is what detectors weigh a row with, by default as it is published.
+        """
         sums = np.zeros((n_cells, N_COLUMNS))
-        for column, values in (
-            (LABELS, None),
-            (LOSS, weight * loss),
-            (CAPPED, weight * capped),
-            (EXPOSURE, weight * exposure),
-            (SQUARED, (weight * loss) ** 2),
-        ):
+        for column, values in label_columns(weight, loss, capped, exposure, evidence_weight):
             sums[:, column] = np.bincount(cells, values, minlength=n_cells)
         return cls(sums)
 
@@ -102,3 +110,20 @@ class Summary:
         """Sums per slice, shape (n_slices, N_COLUMNS); `membership` is (n_slices, n_cells), 0/1."""
         rolled: Floats = membership[:, : len(self.sums)] @ self.sums
         return rolled
+
+
+def label_columns(
+    weight: Floats, loss: Floats, capped: Floats, exposure: Floats, evidence_weight: Floats | None
+) -> tuple[tuple[int, Floats], ...]:
+    """What each labelled row adds to the columns of a summary."""
+    judged_by = weight if evidence_weight is None else evidence_weight
+    judged = judged_by * exposure
+    return (
+        (LABELS, np.ones(weight.size)),
+        (LOSS, weight * loss),
+        (CAPPED, judged_by * capped),
+        (EXPOSURE, weight * exposure),
+        (SQUARED, (weight * loss) ** 2),
+        (JUDGED, judged),
+        (JUDGED_TWICE, judged_by * judged),
+    )

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_array
 
-from detectors.summary import CAPPED, EXPOSURE, LABELS, LOSS, N_COLUMNS, ROWS, SQUARED
+from detectors.summary import CAPPED, JUDGED, N_COLUMNS, ROWS, label_columns
 from service.ingest.events import Floats, Ints
 
 HOUR: Final = 3_600_000_000  # microseconds
@@ -58,15 +58,12 @@ class History:
         loss: Floats,
         capped: Floats,
         exposure: Floats,
+        evidence_weight: Floats | None = None,
     ) -> None:
-        """Sum labelled predictions."""
+        """Sum labelled predictions, as `Summary.of_labels` does."""
         sums = self._wait(hours, cells)
-        weighted = weight * loss
-        sums[:, LABELS] = 1.0
-        sums[:, LOSS] = weighted
-        sums[:, CAPPED] = weight * capped
-        sums[:, EXPOSURE] = weight * exposure
-        sums[:, SQUARED] = weighted**2
+        for column, values in label_columns(weight, loss, capped, exposure, evidence_weight):
+            sums[:, column] = values
 
     def _wait(self, hours: Ints, cells: npt.NDArray[np.intp]) -> Floats:
         """Room at the end for rows of these hours and cells: their columns, all 0."""
@@ -139,12 +136,12 @@ class History:
         sparse arrays of shape (n_cells, n_hours): most cells have no label in most hours.
         """
         self._merge()
-        keep = (self._hours * HOUR > since - HOUR) & (self._sums[:, EXPOSURE] > 0)
+        keep = (self._hours * HOUR > since - HOUR) & (self._sums[:, JUDGED] > 0)
         hours, column = np.unique(self._hours[keep], return_inverse=True)
         shape = (expected_rate.size, hours.size)
         cells = self._cells[keep]
         observed = csr_array((self._sums[keep, CAPPED], (cells, column)), shape=shape)
-        due = self._sums[keep, EXPOSURE] * expected_rate[cells]
+        due = self._sums[keep, JUDGED] * expected_rate[cells]
         expected = csr_array((due, (cells, column)), shape=shape)
         return hours, observed, expected
 

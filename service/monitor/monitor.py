@@ -223,6 +223,9 @@ class Monitor:
         if rows.labels.inclusion_probability is not None:
             chance = rows.labels.inclusion_probability[fits]
             weight = np.minimum(1.0 / np.where(np.isnan(chance), 1.0, chance), MAX_WEIGHT)
+        judged_by = weight.copy()
+        if rows.labels.stratum is not None:
+            judged_by[rows.labels.stratum.present[fits]] = 1.0
         published = loss[fits]
         if self.config.loss_scale is not None:
             published = np.minimum(published, self.config.loss_scale * exposure[fits])
@@ -234,6 +237,7 @@ class Monitor:
             loss=published,
             capped=published,  # until it is counted: the cap may change before
             exposure=exposure[fits],
+            evidence_weight=judged_by,
         )
         return labelled, rows.at_row[fits], self._adding(rows.label_cell[fits])
 
@@ -270,6 +274,7 @@ class Monitor:
             labelled.loss,
             labelled.capped,
             labelled.exposure,
+            labelled.evidence_weight,
         )
         self.n_labels += len(labelled)
         on_time = labelled.hour >= self.closed_until

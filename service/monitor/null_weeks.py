@@ -112,7 +112,7 @@ class Sessions:
         hours, block = np.unique(began, return_inverse=True)
         n_cells = int(rows.cell.max()) + 1
         keys, pair = np.unique(session * n_cells + rows.cell, return_inverse=True)
-        weight = rows.weight * scale
+        weight = rows.evidence_weight * scale
         return cls(
             session=keys // n_cells,
             cell=keys % n_cells,
@@ -147,9 +147,8 @@ class Sessions:
         """Rows to learn from: one for a session and cell, with this loss; blocks are hours."""
         names: Hashes = self.session.astype(np.uint64) + np.uint64(1)
         hour = self.block.astype(np.int64)
-        return Labelled(
-            self.cell, hour, names, np.ones(loss.size), loss, loss, self.exposure.copy()
-        )
+        ones = np.ones(loss.size)
+        return Labelled(self.cell, hour, names, ones, loss, loss, self.exposure.copy(), ones)
 
     def by_tick(self, values: Floats, slices: Slices) -> Floats:
         """Sums per tick and slice, shape (TICKS_A_WEEK, n_slices): a week's blocks dealt evenly."""

@@ -4,6 +4,9 @@ A *cell* is one combination of the values of all dimensions; a *slice* fixes som
 given a cell by a few array operations; slices are made when a cell is first seen, up to a budget.
 Past the caps on a dimension's values and on combinations rows go to `other`, counted: a value past
 its cap is in no slice of its dimension, a combination past its cap in the whole model alone.
+
+The stratum that a label was drawn from parts cells too, behind the dimensions, and makes no slices:
+rows of one stratum have a rate of their own.
 """
 
 from __future__ import annotations
@@ -40,16 +43,17 @@ class Slices:
         self.dimensions = sorted(dimensions)
         self.order = order
         self.max_slices = max_slices
-        self.values: list[list[str]] = [[] for _ in self.dimensions]
+        self.values: list[list[str]] = [[] for _ in (*self.dimensions, "stratum")]
         self.names: list[Slice] = [()]
-        self.levels: Codes = np.ones((1, len(self.dimensions)), np.int32)  # (n_cells, n_dimensions)
+        # (n_cells, n_dimensions + 1), the stratum last
+        self.levels: Codes = np.array([[*(OTHER for _ in self.dimensions), ABSENT]], np.int32)
         self.n_rows_other = 0  # rows of combinations past the cap: in the whole model alone
         self.n_past_budget = 0  # memberships that were not given, a cell and slice each
         self._members = [ROOT]  # slices of the cells, one cell after another
         self._n_members = [1]  # of each cell
         self._orders = np.zeros(1, np.intp)
         self._index: dict[Slice, int] = {(): ROOT}
-        self._codes: list[dict[str, int]] = [{} for _ in self.dimensions]
+        self._codes: list[dict[str, int]] = [{} for _ in self.values]
         self._keys: Hashes = self._key(self.levels)
         self._cell_of_key: npt.NDArray[np.intp] = np.zeros(1, np.intp)
         self._matrix: csr_array | None = None
@@ -84,10 +88,10 @@ class Slices:
         return unknown[np.sort(first)[: MAX_CELLS - self.n_cells]]
 
     def levels_of(self, batch: EventBatch) -> Codes:
-        """The value codes of each row, shape (n_rows, n_dimensions)."""
-        levels = np.full((len(batch), len(self.dimensions)), ABSENT, np.int32)
-        for d, dimension in enumerate(self.dimensions):
-            column = batch.attributes.get(dimension)
+        """The value codes of each row, shape (n_rows, n_dimensions + 1)."""
+        levels = np.full((len(batch), len(self.values)), ABSENT, np.int32)
+        columns = [*map(batch.attributes.get, self.dimensions), batch.stratum]
+        for d, column in enumerate(columns):
             if column is not None:
                 # rows cut from a request share its table of values: only what they have is seen
                 used = np.bincount(column.codes + 1, minlength=len(column.values) + 1)[1:] > 0
@@ -167,7 +171,7 @@ class Slices:
         members = [ROOT]
         given = [
             (self.dimensions[d], self.values[d][code - FIRST])
-            for d, code in enumerate(levels)
+            for d, code in enumerate(levels[: len(self.dimensions)])
             if code >= FIRST
         ]
         for order in range(1, self.order + 1):

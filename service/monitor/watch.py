@@ -32,7 +32,7 @@ from detectors.reference import (
     raise_for_few_units,
     shrink_dispersion,
 )
-from detectors.summary import CAPPED, EXPOSURE
+from detectors.summary import CAPPED, JUDGED, JUDGED_TWICE
 from service.ingest.events import Floats, Hashes, Ints
 from service.monitor.slices import ROOT, Slices
 
@@ -42,7 +42,7 @@ LARGEST_PART: Final = 0.5  # a slice with more of the model than this *is* the m
 WATCHING: Final = ("everyone", "slices")  # classes of streams that the budget is spent on
 
 
-_LABELLED_DTYPES: Final = (np.intp, np.int64, np.uint64, *[np.float64] * 4)
+_LABELLED_DTYPES: Final = (np.intp, np.int64, np.uint64, *[np.float64] * 5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,7 @@ class Labelled:
     loss: Floats  # as published
     capped: Floats  # in [0, 1] or a few edits, as the detectors take it
     exposure: Floats
+    evidence_weight: Floats  # as the detectors weigh it: 1 within a named stratum
 
     def __len__(self) -> int:
         return self.cell.size
@@ -84,7 +85,13 @@ class Labelled:
     def summary(self, n_cells: int) -> Summary:
         """Their sums per cell."""
         return Summary.of_labels(
-            self.cell, n_cells, self.weight, self.loss, self.capped, self.exposure
+            self.cell,
+            n_cells,
+            self.weight,
+            self.loss,
+            self.capped,
+            self.exposure,
+            self.evidence_weight,
         )
 
 
@@ -103,6 +110,7 @@ class Watch:
         self.everyone_dispersion = 1.0
         self.least = np.ones(0), np.ones(0)  # own, share: of independent rows, by the reference
         self.scale = 1.0  # of the labels' weights, so that one of the reference's weighs 1
+        self.compound = 1.0  # by how much the reference's uneven weights scatter further
         self.calibration: Calibration | None = None  # None: hazards are the proven ones
         self._cell_rates: Floats = np.empty(0)  # what `rates` say of each cell, while none is new
 
@@ -121,11 +129,11 @@ class Watch:
         `margin` is what the slices' dispersions are raised by, for what two moments don't tell;
         `least` is what independent rows have, where the reference's are summed and don't say.
         """
-        scale = 1.0 / float(reference.weight.mean())
-        reference = replace(reference, weight=reference.weight * scale)
+        scale = 1.0 / float(reference.evidence_weight.mean())
+        reference = replace(reference, evidence_weight=reference.evidence_weight * scale)
         membership = slices.membership()
         summary = reference.summary(slices.n_cells)
-        capped, exposure = summary.sums[:, CAPPED], summary.sums[:, EXPOSURE]
+        capped, exposure = summary.sums[:, CAPPED], summary.sums[:, JUDGED]
         rough = _compound(reference)
         rates = fit_cell_rates(slices.levels, capped, exposure, rough)
         units = _units(reference, rates.predict(slices.levels), membership)
@@ -143,7 +151,7 @@ class Watch:
         share_shrunk = shrink_dispersion(share, n_units, total_units, margin, share_least)
 
         watch = cls(rates, tolerance, budget)
-        watch.scale, watch.least = scale, least
+        watch.scale, watch.compound, watch.least = scale, rough, least
         counts = np.append(n_units, 0.0)
         of_new = [
             shrink_dispersion(
@@ -193,13 +201,16 @@ class Watch:
 
     def outcomes(self, summary: Summary, slices: Slices) -> Outcomes:
         """What a tick's labels lost per slice, and what was due."""
-        capped, exposure = summary.sums[:, CAPPED], summary.sums[:, EXPOSURE]
         if self._cell_rates.size != slices.n_cells:
             self._cell_rates = self.rates.predict(slices.levels)
-        membership = slices.membership()
+        membership, due = slices.membership(), self.scale * self._cell_rates
+        expected = membership @ (due * summary.sums[:, JUDGED])
+        squared = membership @ (due * self.scale * summary.sums[:, JUDGED_TWICE])
+        compound = np.divide(squared, expected, out=np.ones(len(slices)), where=expected > 0)
         return Outcomes(
-            membership @ (capped * self.scale),
-            membership @ (exposure * self.scale * self._cell_rates),
+            membership @ (self.scale * summary.sums[:, CAPPED]),
+            expected,
+            np.maximum(compound / self.compound, 1.0),
         )
 
     def detect(
@@ -214,11 +225,13 @@ class Watch:
             len(self.everyone), self.budget.hazard("everyone", orders[:1], seconds, WATCHING)[0]
         )
         streams = Outcomes(
-            _complements(outcomes.observed, self.parts), _complements(outcomes.expected, self.parts)
+            _complements(outcomes.observed, self.parts),
+            _complements(outcomes.expected, self.parts),
+            None if outcomes.spread is None else outcomes.spread[np.full(len(self.everyone), ROOT)],
         )
         self.improvement.gather(streams, spend, np.zeros(len(self.everyone), np.bool_))
         uneven = self.disparity.update(
-            Outcomes(outcomes.observed / clumps, outcomes.expected / clumps),
+            Outcomes(outcomes.observed / clumps, outcomes.expected / clumps, outcomes.spread),
             np.concatenate(([0.0], hazard)),
             self.everyone_improved,
         )
@@ -258,7 +271,7 @@ class Watch:
         caught_up = self._share_half_way(outcomes, due, behind)
         due *= np.maximum(ratio, 1.0)
         due[behind] = caught_up
-        return self.recovery.update(Outcomes(outcomes.observed, due), dispersion)
+        return self.recovery.update(Outcomes(outcomes.observed, due, outcomes.spread), dispersion)
 
     def _share_half_way(self, outcomes: Outcomes, due: Floats, slices: Indices) -> Floats:
         """What is due of slices that were left behind, so that `recovery` asks for their share.
@@ -299,6 +312,7 @@ class Watch:
             "new_dispersion": list(self.new_dispersion),
             "everyone_dispersion": self.everyone_dispersion,
             "scale": self.scale,
+            "compound": self.compound,
             "calibration": None if self.calibration is None else self.calibration.save(),
         }
 
@@ -315,7 +329,7 @@ class Watch:
         own, share = state["new_dispersion"]
         watch.new_dispersion = (own, share)
         watch.everyone_dispersion = state["everyone_dispersion"]
-        watch.scale = state["scale"]
+        watch.scale, watch.compound = state["scale"], state["compound"]
         calibration = state["calibration"]
         watch.calibration = None if calibration is None else Calibration.restore(calibration)
         return watch
@@ -328,18 +342,18 @@ def _complements(per_slice: Floats, parts: list[int]) -> Floats:
 
 def _compound(reference: Labelled) -> float:
     """Dispersion of independent rows: a label that stands for w rows scatters w times as far."""
-    weighted = reference.weight * np.maximum(reference.capped, 1e-12)
-    return max(1.0, float((reference.weight * weighted).sum() / weighted.sum()))
+    weighted = reference.evidence_weight * np.maximum(reference.capped, 1e-12)
+    return max(1.0, float((reference.evidence_weight * weighted).sum() / weighted.sum()))
 
 
 def _row_rates(reference: Labelled, rates: Floats, membership: csr_array) -> Floats:
     """Mean loss that is due of each slice's rows, where none can lose more than 1; else 0."""
     if reference.capped.max() > 1.0:
         return np.zeros(membership.shape[0])
-    due = reference.weight * reference.exposure * rates[reference.cell]
+    due = reference.evidence_weight * reference.exposure * rates[reference.cell]
     rows, lost = (
         membership @ np.bincount(reference.cell, column, minlength=rates.size)
-        for column in (reference.weight, due)
+        for column in (reference.evidence_weight, due)
     )
     mean: Floats = np.divide(lost, rows, out=np.zeros(rows.size), where=rows > 0)
     return mean
@@ -351,8 +365,8 @@ def _units(reference: Labelled, rates: Floats, membership: csr_array) -> Units:
         reference.cluster != 0, reference.cluster, reference.hour.astype(np.uint64)
     )
     _, first, unit = np.unique(unit_name, return_index=True, return_inverse=True)
-    observed = reference.weight * reference.capped
-    expected = reference.weight * reference.exposure * rates[reference.cell]
+    observed = reference.evidence_weight * reference.capped
+    expected = reference.evidence_weight * reference.exposure * rates[reference.cell]
     _, period = np.unique(reference.hour[first], return_inverse=True)
 
     slices_of_cell = membership.T.tocsr()
@@ -377,8 +391,9 @@ def _units(reference: Labelled, rates: Floats, membership: csr_array) -> Units:
 def _hourly_dispersion(reference: Labelled, rates: Floats) -> float:
     """Scatter of the whole model's hours: what moves everybody together, sessions aside."""
     _, hour = np.unique(reference.hour, return_inverse=True)
-    observed = np.bincount(hour, reference.weight * reference.capped)
-    expected = np.bincount(hour, reference.weight * reference.exposure * rates[reference.cell])
+    weight = reference.evidence_weight
+    observed = np.bincount(hour, weight * reference.capped)
+    expected = np.bincount(hour, weight * reference.exposure * rates[reference.cell])
     total = float(expected.sum())
     if total <= 0:
         return 1.0

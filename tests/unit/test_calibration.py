@@ -62,6 +62,7 @@ def labelled(
         loss=loss,
         capped=loss,
         exposure=ones,
+        evidence_weight=ones,
     )
 
 

@@ -114,6 +114,19 @@ def test_tolerance_is_not_held_against_a_slice() -> None:
     assert len(found) <= at_most(40 * 400 * 1e-3)
 
 
+def test_a_tick_whose_rows_stand_for_more_others_each_is_divided_by_that_too() -> None:
+    # Three times the spread at twice the dispersion is six times the dispersion, for this tick.
+    plain, spread = ErrorRate(), ErrorRate()
+    for fleet, dispersion in ((plain, 6.0), (spread, 2.0)):
+        fleet.grow(np.full(2, dispersion))
+        known = {name: np.full(2, 1e8) for name in ("shape", "rate")}
+        fleet.restore(fleet.save() | known)
+    tick = np.array([150.0, 90.0]), np.full(2, 100.0)
+    plain.update(Outcomes(*tick), np.full(2, 1e-3))
+    spread.update(Outcomes(*tick, np.full(2, 3.0)), np.full(2, 1e-3))
+    assert_allclose(plain.evidence, spread.evidence, rtol=1e-5)
+
+
 def test_a_suspicious_slice_is_not_learnt_from() -> None:
     fleet = ErrorRate()
     fleet.grow(np.ones(2), np.full(2, 1000.0), np.full(2, 1000.0))

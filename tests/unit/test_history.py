@@ -10,7 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
-from detectors.summary import CAPPED, EXPOSURE, LABELS, LOSS, N_COLUMNS, ROWS, SQUARED
+from detectors.summary import (
+    CAPPED,
+    EXPOSURE,
+    JUDGED,
+    JUDGED_TWICE,
+    LABELS,
+    LOSS,
+    N_COLUMNS,
+    ROWS,
+    SQUARED,
+)
 from service.engine.state_bytes import from_bytes, to_bytes
 from service.ingest.events import Floats
 from service.monitor import history as history_module
@@ -52,12 +62,14 @@ def by_hand(events: Sequence[Event]) -> Floats:
     for _, cell, loss in events:
         sums[cell, ROWS] += 1
         if loss >= 0:
-            sums[cell, [LABELS, LOSS, CAPPED, EXPOSURE, SQUARED]] += [
+            sums[cell, [LABELS, LOSS, CAPPED, EXPOSURE, SQUARED, JUDGED, JUDGED_TWICE]] += [
                 1,
                 2 * loss,
                 2 * min(loss, 1),
                 2 * 0.5,
                 (2 * loss) ** 2,
+                2 * 0.5,
+                2 * (2 * 0.5),
             ]
     return sums
 

@@ -77,6 +77,7 @@ def test_cells_are_told_apart_for_every_combination_of_many_values() -> None:
     slices = Slices(["a", "b", "c"], 1)
     codes = [np.repeat(np.arange(40), 400), np.tile(np.repeat(np.arange(20), 20), 40)]
     codes.append(np.tile(np.arange(20), 800))
+    codes.append(np.full(16_000, ABSENT))  # the stratum
     levels = np.stack(codes, axis=1).astype(np.int32)
     for d, n in enumerate((40, 20, 20)):
         for value in range(n):
@@ -89,7 +90,7 @@ def test_cells_are_told_apart_for_every_combination_of_many_values() -> None:
 def test_an_attribute_that_is_absent_fixes_nothing() -> None:
     slices = Slices(["floor", "accent"], 2)
     cells = slices.assign(with_attributes({"floor": "7"}, {}, {"ward": "x"}))
-    assert slices.levels[cells].tolist() == [[ABSENT, FIRST], [ABSENT] * 2, [ABSENT] * 2]
+    assert slices.levels[cells].tolist() == [[ABSENT, FIRST, ABSENT], [ABSENT] * 3, [ABSENT] * 3]
     assert slices_of(slices, int(cells[1])) == {()}
     assert cells[1] == cells[2]
 
@@ -149,7 +150,7 @@ def test_values_that_other_rows_of_the_request_have_take_no_room() -> None:
     batch.attributes["floor"] = shared
     slices = Slices(["floor"], 1)
     slices.assign(batch)
-    assert slices.values == [["7"]]
+    assert slices.values == [["7"], []]
 
 
 def test_slices_are_found_by_name_and_ordered_by_how_much_they_fix() -> None:

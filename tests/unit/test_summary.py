@@ -12,7 +12,17 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.sparse import csr_array
 
 from detectors import Summary
-from detectors.summary import CAPPED, EXPOSURE, LABELS, LOSS, ROWS, SQUARED
+from detectors.summary import (
+    CAPPED,
+    EXPOSURE,
+    JUDGED,
+    JUDGED_TWICE,
+    LABELS,
+    LOSS,
+    N_COLUMNS,
+    ROWS,
+    SQUARED,
+)
 
 Floats = npt.NDArray[np.float64]
 
@@ -80,7 +90,7 @@ def test_a_summary_does_not_depend_on_how_rows_are_cut_into_batches(
 @ANY_SPEED
 @given(rows())
 def test_sums_are_those_of_each_row_added_by_hand(all_rows: Rows) -> None:
-    sums = np.zeros((9, 6))
+    sums = np.zeros((9, N_COLUMNS))
     for cell, weight, loss, exposure in zip(
         all_rows.cell, all_rows.weight, all_rows.loss, all_rows.exposure, strict=True
     ):
@@ -89,6 +99,8 @@ def test_sums_are_those_of_each_row_added_by_hand(all_rows: Rows) -> None:
         sums[cell, CAPPED] += weight * min(loss, 1.0)
         sums[cell, EXPOSURE] += weight * exposure
         sums[cell, SQUARED] += (weight * loss) ** 2
+        sums[cell, JUDGED] += weight * exposure
+        sums[cell, JUDGED_TWICE] += weight * (weight * exposure)
     assert_array_equal(padded(all_rows.summary()), sums)
 
 
