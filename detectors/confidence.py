@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import gammaincinv
+from scipy.special import gammaln
 
 Floats = npt.NDArray[np.float64]
 
@@ -203,33 +203,133 @@ def accumulate(evidence: Floats, log_e: Floats, hazard: Floats) -> Floats:
 EVIDENCE_MAX: Final = 1e6  # lowering evidence is safe; without a ceiling it could overflow
 
 
+TYPICAL_RATE: Final = 0.1  # where nothing better is known; a tenth of it costs a nat
+_MIXED: Final = 0.5  # shape of the Gamma over which rates are mixed: Jeffreys', made proper
+_NEWTON_STEPS: Final = 30
+
+
 def rate_interval(
-    observed: Floats, exposure: Floats, dispersion: Floats, level: float = 0.95
+    observed: Floats,
+    exposure: Floats,
+    dispersion: Floats,
+    level: float = 0.95,
+    typical: float = TYPICAL_RATE,
 ) -> tuple[Floats, Floats]:
-    """Interval of a rate, observed over exposure, at one look.
+    """Interval of a rate, observed over exposure, that holds at all times at once.
 
     Parameters
     ----------
     observed, exposure, dispersion : float64, shape (n_slices,)
     level : float
-        Coverage.
+        The chance that the rate is inside *whenever* one looks, as rows go on coming.
+    typical : float
+        About what rates are, stated beforehand: it decides where the interval is tightest, and a
+        factor of ten costs about a nat. Coverage does not depend on it.
 
     Returns
     -------
     lower, upper : float64, shape (n_slices,)
-        Garwood's exact Poisson limits on the counts over the dispersion; NaN without exposure.
+        NaN without exposure.
+
+    Notes
+    -----
+    A confidence sequence: rates against which the mixture over a Gamma of Poisson likelihoods has
+    not gathered 1 / (1 - level), by Ville's inequality. For losses in [0, 1] the Poisson e-value
+    has mean at most 1 against lower rates and higher ones, so nothing of their distribution is
+    presumed but the dispersion, which is taken as 1 at least. Robbins, "Statistical methods related
+    to the law of the iterated logarithm", Annals of Mathematical Statistics 41(5), 1970. It is
+    about 1.5 times as wide as an interval for one look.
 
     Examples
     --------
     >>> lower, upper = rate_interval(np.array([10.0]), np.array([100.0]), np.ones(1))
     >>> lower.round(3), upper.round(3)
-    (array([0.048]), array([0.184]))
+    (array([0.032]), array([0.23]))
     """
-    tail = (1 - level) / 2
-    counts = observed / dispersion
+    scale = np.maximum(dispersion, 1.0)
+    x = observed / scale
     with np.errstate(invalid="ignore", divide="ignore"):
-        scale = np.where(exposure > 0, dispersion / exposure, np.nan)
-        least = gammaincinv(np.maximum(counts, 1e-300), tail) * scale
-    lower: Floats = np.where(counts > 0, least, 0.0 * scale)
-    upper: Floats = (gammaincinv(counts + 1, 1 - tail) * scale).astype(np.float64)
+        e = np.where(exposure > 0, exposure / scale, np.nan)
+    rate = _MIXED / typical
+    # log of the mixture's likelihood, less what Poisson's has that does not depend on the rate
+    mixture = _MIXED * np.log(rate) - (_MIXED + x) * np.log(rate + e)
+    mixture += gammaln(_MIXED + x) - gammaln(_MIXED)
+    enough = -np.log(1 - level) - mixture  # rates are out where e rate - x ln rate is more
+    return _roots(x, e, enough)
+
+
+def _roots(x: Floats, e: Floats, enough: Floats) -> tuple[Floats, Floats]:
+    """Where `e rate - x ln rate` comes to `enough`, below x / e and above it."""
+    some = x > 0
+    counts = np.where(some, x, 1.0)
+    # with u = e rate / x it is u - ln u = c, c >= 1
+    c = np.maximum(enough / counts + np.log(counts / e), 1.0)
+    with np.errstate(invalid="ignore"):
+        below, above = np.exp(-c), c + np.sqrt(2 * (c - 1)) + np.log(c)
+        for _ in range(_NEWTON_STEPS):
+            log_below = np.log(below)  # Newton on ln u, which keeps it above 0
+            below = np.exp(log_below - (below - log_below - c) / (below - 1 - 1e-12))
+            above = above - (above - np.log(above) - c) / (1 - 1 / above + 1e-12)
+    lower: Floats = np.where(some, below * counts / e, 0.0 * e)
+    upper: Floats = np.where(some, above * counts / e, enough / e)
     return lower, upper
+
+
+def combined_interval(
+    signs: Floats, rates: Floats, lower: Floats, upper: Floats
+) -> tuple[Floats, Floats]:
+    """Interval of a sum of rates that are known independently of each other.
+
+    Parameters
+    ----------
+    signs : float64, shape (n_rates,)
+        1 for what is added, -1 for what is taken away.
+    rates, lower, upper : float64, shape (n_rates, ...)
+
+    Returns
+    -------
+    lower, upper : float64, shape (...)
+        The sum with its parts' radii added in squares: where each part holds at all times, the sum
+        does so but for parts of alike size that stray together, and then by little (Zou and Donner,
+        "Construction of confidence limits about effect measures", Statistics in Medicine 2008).
+
+    Examples
+    --------
+    >>> low, high = combined_interval(np.array([1., -1.]), np.array([0.3, 0.1]),
+    ...                               np.array([0.26, 0.08]), np.array([0.36, 0.13]))
+    >>> low.round(3), high.round(3)
+    (np.float64(0.15), np.float64(0.263))
+    """
+    sign = signs.reshape(-1, *(1,) * (rates.ndim - 1))
+    below = np.where(sign > 0, rates - lower, upper - rates)
+    above = np.where(sign > 0, upper - rates, rates - lower)
+    middle = (sign * rates).sum(axis=0)
+    low: Floats = middle - np.sqrt((below**2).sum(axis=0))
+    high: Floats = middle + np.sqrt((above**2).sum(axis=0))
+    return low, high
+
+
+def losses_to_detect(ratio: float, hazard: Floats, dispersion: Floats) -> Floats:
+    """How much must have been due of a slice until a rise by `ratio` is found, typically.
+
+    Parameters
+    ----------
+    ratio : float
+        How many times worse than due, over 1.
+    hazard, dispersion : float64, shape (n_slices,)
+        What a slice may spend on a tick, and what its counts are divided by.
+
+    Returns
+    -------
+    float64, shape (n_slices,)
+        Expected losses; infinite where nothing may be spent.
+
+    Examples
+    --------
+    >>> losses_to_detect(2.0, np.array([1e-6]), np.ones(1)).round(0)
+    array([44.])
+    """
+    with np.errstate(divide="ignore"):
+        nats = np.log(RATIOS.size / hazard) + 1.5
+    due: Floats = dispersion * nats / (ratio * np.log(ratio) - ratio + 1)
+    return due

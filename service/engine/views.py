@@ -12,6 +12,7 @@ import numpy as np
 from service.clock import to_rfc3339
 from service.engine.fold import Fold
 from service.metrics import SliceView
+from service.monitor.detectable import detectable, detectable_json
 from service.monitor.findings import Slice, slice_text
 from service.monitor.inputs import Histogram
 from service.monitor.model import Model
@@ -82,10 +83,12 @@ def slices_json(
     alerts: dict[Any, list[str]] = {}
     for alert in ledger.open.values():
         alerts.setdefault(alert.slice, []).append(alert.id)
+    could = detectable(monitor)
     selected = _selected(monitor, now, query)[start : start + limit]
     shifts = monitor.inputs.shifts(monitor.slices.membership(), np.array(selected, np.intp))
     return [
         _slice_json(monitor, now, index, shift, alerts)
+        | {"detectable": detectable_json(monitor, could, index)}
         for index, shift in zip(selected, shifts, strict=True)
     ]
 

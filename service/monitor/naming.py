@@ -10,6 +10,7 @@ import numpy.typing as npt
 from msgspec.structs import replace
 
 from detectors import Detections
+from detectors.confidence import combined_interval, rate_interval
 from detectors.summary import EXPOSURE, LABELS, LOSS, ROWS
 from service.ingest.events import Floats
 from service.monitor.attribution import REPLAY_HOURS, TIE_NATS, Replay, Strength
@@ -19,6 +20,7 @@ from service.monitor.findings import (
     Evidence,
     Finding,
     Kind,
+    Severity,
     Slice,
     State,
     slice_text,
@@ -26,6 +28,7 @@ from service.monitor.findings import (
 from service.monitor.history import HOUR
 from service.monitor.severity import CRITICAL_RATIO, severity_of
 from service.monitor.slices import ROOT
+from service.monitor.watch import heavier
 
 if TYPE_CHECKING:
     from service.monitor.monitor import Monitor
@@ -261,19 +264,9 @@ class Namer:
         rest = [None if alone else _rate(sums[0] - sums[1]) for sums in (before, after)]
         moved = rates[1] - rates[0]
         widened = None if rest[0] is None or rest[1] is None else moved - (rest[1] - rest[0])
-        parts = [
-            before[1],
-            after[1],
-            *([] if alone else [before[0] - before[1], after[0] - after[1]]),
-        ]
-        dispersion = (
-            self.watch.everyone_dispersion
-            if alone
-            else float(self.watch.disparity.own.dispersion[slice_])
-        )
-        dispersion /= self.watch.scale  # published sums carry the labels' whole weights
-        spread = 1.96 * float(np.sqrt(sum(_variance(sums, dispersion) for sums in parts)))
-        middle = moved if widened is None else widened
+        parts = [after[1], before[1]]
+        if not alone:
+            parts += [before[0] - before[1], after[0] - after[1]]
         return Effect(
             metric=self.monitor.schema.loss,
             because=because,
@@ -282,20 +275,28 @@ class Namer:
             rest_before=rest[0],
             rest_after=rest[1],
             gap_widened_by=widened,
-            interval=(middle - spread, middle + spread),
+            interval=self._interval(slice_, np.array(parts)),
             rows=int(after[1][ROWS]),
             labels=int(after[1][LABELS]),
         )
 
+    def _interval(self, slice_: int, parts: Floats) -> tuple[float, float] | None:
+        """How far the gap has widened, at whatever time one looks.
+
+        `parts` are sums since the onset and before it, then the rest's before it and since.
+        """
+        watch, lost, exposure = self.watch, np.maximum(parts[:, LOSS], 0.0), parts[:, EXPOSURE]
+        if not (exposure > 0).all():
+            return None
+        dispersion = watch.scatter(len(self.slices))[slice_] * heavier(parts)
+        limits = rate_interval(lost, exposure, dispersion, typical=watch.typical_rate)
+        signs = np.array([1.0, -1.0, 1.0, -1.0])[: len(parts)]
+        low, high = combined_interval(signs, lost / exposure, *limits)
+        return float(low), float(high)
+
 
 def _rate(sums: Floats) -> float:
     return float(sums[LOSS] / sums[EXPOSURE]) if sums[EXPOSURE] > 0 else 0.0
-
-
-def _variance(sums: Floats, dispersion: float) -> float:
-    """Of a rate: its counts scatter `dispersion` times as far as Poisson ones."""
-    exposure = max(float(sums[EXPOSURE]), 1e-9)
-    return dispersion * max(float(sums[LOSS]), 1.0) / exposure**2
 
 
 _METRICS: Final = {

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from detectors.confidence import rate_interval
+from detectors.confidence import TYPICAL_RATE, combined_interval, rate_interval
 from detectors.summary import EXPOSURE, LABELS, LOSS, ROWS, SQUARED
 from service.ingest.events import Floats
 from service.monitor.monitor import Monitor
 from service.monitor.slices import ROOT
+from service.monitor.watch import heavier
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +37,19 @@ def standing(monitor: Monitor, since: int | None = None, until: int | None = Non
     sums = membership @ monitor.history.cells_between(n_cells, since, until)
     rest = sums[ROOT] - sums
     dispersion = dispersions(monitor, sums)
-    loss, lower, upper = _rate(sums, dispersion)
-    rest_loss, rest_lower, rest_upper = _rate(rest, dispersion)
-    gap = loss - rest_loss
-    gap[ROOT] = np.nan
-    below = np.hypot(loss - lower, rest_upper - rest_loss)
-    above = np.hypot(upper - loss, rest_loss - rest_lower)
-    reference = np.full(loss.size, np.nan)
+    reference, typical = np.full(len(sums), np.nan), TYPICAL_RATE
     if monitor.watch is not None:
         normal = membership @ monitor.history.cells_between(n_cells, until=monitor.reference_until)
-        reference = _rate(normal, dispersion)[0]
+        reference = _rates(normal)
+        typical = monitor.watch.typical_rate
+    elif sums[ROOT, LOSS] > 0:
+        typical = float(sums[ROOT, LOSS] / sums[ROOT, EXPOSURE])
+    loss, lower, upper = _rates_with_limits(sums, dispersion, typical)
+    of_rest = _rates_with_limits(rest, dispersion, typical)
+    both = (np.stack(pair) for pair in zip((loss, lower, upper), of_rest, strict=True))
+    gap_lower, gap_upper = combined_interval(np.array([1.0, -1.0]), *both)
+    gap = loss - of_rest[0]
+    gap[ROOT] = np.nan
     return Standing(
         rows=sums[:, ROWS],
         labels=sums[:, LABELS],
@@ -54,29 +58,36 @@ def standing(monitor: Monitor, since: int | None = None, until: int | None = Non
         loss_upper=upper,
         reference_loss=reference,
         disparity=gap,
-        disparity_lower=gap - below,
-        disparity_upper=gap + above,
+        disparity_lower=gap_lower,
+        disparity_upper=gap_upper,
         evidence=_evidence(monitor),
     )
 
 
-def _rate(sums: npt.NDArray[np.float64], dispersion: Floats) -> tuple[Floats, Floats, Floats]:
+def _rates_with_limits(
+    sums: npt.NDArray[np.float64], dispersion: Floats, typical: float
+) -> tuple[Floats, Floats, Floats]:
+    """Rates of slices, and between what they are, however often one looks."""
+    lost = np.maximum(sums[:, LOSS], 0.0)
+    return _rates(sums), *rate_interval(lost, sums[:, EXPOSURE], dispersion, typical=typical)
+
+
+def _rates(sums: npt.NDArray[np.float64]) -> Floats:
     exposure = sums[:, EXPOSURE]
-    loss = np.divide(sums[:, LOSS], exposure, out=np.full(len(sums), np.nan), where=exposure > 0)
-    return loss, *rate_interval(np.maximum(sums[:, LOSS], 0.0), exposure, dispersion)
+    rates: Floats = np.divide(
+        sums[:, LOSS], exposure, out=np.full(len(sums), np.nan), where=exposure > 0
+    )
+    return rates
 
 
 def dispersions(monitor: Monitor, sums: npt.NDArray[np.float64]) -> Floats:
     """By clusters, once a reference has told; until then as if rows were independent."""
+    if monitor.watch is not None:
+        return monitor.watch.scatter(len(sums)) * heavier(sums)
     alone = np.divide(
         sums[:, SQUARED], sums[:, LOSS], out=np.ones(len(sums)), where=sums[:, LOSS] > 0
     )
-    dispersion = np.maximum(alone, 1.0)
-    if monitor.watch is not None:
-        known = monitor.watch.disparity.own.dispersion / monitor.watch.scale
-        dispersion[: known.size] = known
-        dispersion[known.size :] = monitor.watch.new_dispersion[0] / monitor.watch.scale
-    return dispersion
+    return np.maximum(alone, 1.0)
 
 
 def _evidence(monitor: Monitor) -> Floats:

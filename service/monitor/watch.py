@@ -25,6 +25,7 @@ from detectors import (
     dispersion_share,
     fit_cell_rates,
 )
+from detectors.confidence import TYPICAL_RATE
 from detectors.disparity import ratio_of, rest_of
 from detectors.reference import (
     MARGIN,
@@ -32,7 +33,7 @@ from detectors.reference import (
     raise_for_few_units,
     shrink_dispersion,
 )
-from detectors.summary import CAPPED, JUDGED, JUDGED_TWICE
+from detectors.summary import CAPPED, EXPOSURE, JUDGED, JUDGED_TWICE, LOSS
 from service.ingest.events import Floats, Hashes, Ints
 from service.monitor.slices import ROOT, Slices
 
@@ -110,6 +111,7 @@ class Watch:
         self.everyone_dispersion = 1.0
         self.least = np.ones(0), np.ones(0)  # own, share: of independent rows, by the reference
         self.scale = 1.0  # of the labels' weights, so that one of the reference's weighs 1
+        self.typical_rate = TYPICAL_RATE  # of the published loss, in the reference
         self.compound = 1.0  # by how much the reference's uneven weights scatter further
         self.calibration: Calibration | None = None  # None: hazards are the proven ones
         self._cell_rates: Floats = np.empty(0)  # what `rates` say of each cell, while none is new
@@ -152,6 +154,8 @@ class Watch:
 
         watch = cls(rates, tolerance, budget)
         watch.scale, watch.compound, watch.least = scale, rough, least
+        lost, exposed = summary.sums[:, LOSS].sum(), summary.sums[:, EXPOSURE].sum()
+        watch.typical_rate = float(lost / exposed) if lost > 0 else TYPICAL_RATE
         counts = np.append(n_units, 0.0)
         of_new = [
             shrink_dispersion(
@@ -217,13 +221,10 @@ class Watch:
         self, outcomes: Outcomes, orders: Indices, seconds: float
     ) -> tuple[Detections, Detections]:
         """One tick through the fleets: slices that got worse unevenly, and the model at large."""
-        hazard = self.budget.hazard("slices", orders[1:], seconds, WATCHING)
-        if self.calibration is not None:
-            hazard *= self.calibration.factor(self.budget.alerts_a_week)
+        hazard = self.hazards(orders, seconds)
+        spend = np.full(len(self.everyone), hazard[ROOT])
+        hazard[ROOT] = 0.0
         clumps = self._clumping()
-        spend = np.full(
-            len(self.everyone), self.budget.hazard("everyone", orders[:1], seconds, WATCHING)[0]
-        )
         streams = Outcomes(
             _complements(outcomes.observed, self.parts),
             _complements(outcomes.expected, self.parts),
@@ -232,10 +233,37 @@ class Watch:
         self.improvement.gather(streams, spend, np.zeros(len(self.everyone), np.bool_))
         uneven = self.disparity.update(
             Outcomes(outcomes.observed / clumps, outcomes.expected / clumps, outcomes.spread),
-            np.concatenate(([0.0], hazard)),
+            hazard,
             self.everyone_improved,
         )
         return uneven, self.everyone.update(streams, spend)
+
+    def hazards(self, orders: Indices, seconds: float) -> Floats:
+        """What each slice may spend on a tick; row 0 is the model at large."""
+        everyone = self.budget.hazard("everyone", orders[:1], seconds, WATCHING)
+        slices = self.budget.hazard("slices", orders[1:], seconds, WATCHING)
+        if self.calibration is not None:
+            slices *= self.calibration.factor(self.budget.alerts_a_week)
+        return np.append(everyone, slices)
+
+    def scatter(self, n_slices: int) -> Floats:
+        """How far counts scatter, for intervals: without the margin that guards evidence.
+
+        Published labels carry their whole weight, so theirs scatter `heavier` times as far.
+        """
+        scatter = np.full(n_slices, self.new_dispersion[0])
+        scatter[: len(self.disparity)] = self.disparity.own.dispersion
+        scatter[ROOT] = max(scatter[ROOT], self.everyone_dispersion)
+        margin = MARGIN if self.calibration is None else 1.0
+        return scatter / margin / self.scale
+
+    def divisors(self, n_slices: int) -> Floats:
+        """What the counts of each slice are divided by, those that are not watched yet included."""
+        disparity = self.disparity
+        divisors = np.full(n_slices, max(self.new_dispersion))
+        divisors[: len(disparity)] = np.maximum(disparity.own.dispersion, disparity.dispersion)
+        divisors[ROOT] = self.everyone_dispersion
+        return divisors
 
     @property
     def everyone_improved(self) -> bool:
@@ -313,6 +341,7 @@ class Watch:
             "everyone_dispersion": self.everyone_dispersion,
             "scale": self.scale,
             "compound": self.compound,
+            "typical_rate": self.typical_rate,
             "calibration": None if self.calibration is None else self.calibration.save(),
         }
 
@@ -330,9 +359,17 @@ class Watch:
         watch.new_dispersion = (own, share)
         watch.everyone_dispersion = state["everyone_dispersion"]
         watch.scale, watch.compound = state["scale"], state["compound"]
+        watch.typical_rate = state["typical_rate"]
         calibration = state["calibration"]
         watch.calibration = None if calibration is None else Calibration.restore(calibration)
         return watch
+
+
+def heavier(sums: Floats) -> Floats:
+    """How much more labels weigh as they are published than as evidence; `sums` a row a slice."""
+    judged = sums[:, JUDGED]
+    ratio: Floats = np.divide(sums[:, EXPOSURE], judged, out=np.ones(len(sums)), where=judged > 0)
+    return ratio
 
 
 def _complements(per_slice: Floats, parts: list[int]) -> Floats:

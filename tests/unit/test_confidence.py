@@ -8,20 +8,23 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from numpy.testing import assert_allclose
+from scipy.integrate import quad
 from scipy.special import betaln, roots_genlaguerre
-from scipy.stats import betabinom, binom, chi2, nbinom, poisson
+from scipy.stats import betabinom, binom, chi2, gamma, nbinom, poisson
 
 from detectors.confidence import (
     OVERDISPERSED_FROM,
     RATIOS,
     RATIOS_OVERDISPERSED,
     accumulate,
+    combined_interval,
     log_e_own_reference,
     log_e_share,
+    losses_to_detect,
     rate_interval,
     ratios_for,
 )
-from tests.streams import at_most
+from tests.streams import at_most, clusters
 
 Floats = npt.NDArray[np.float64]
 
@@ -277,19 +280,73 @@ def test_evidence_has_a_ceiling_that_no_batch_can_break() -> None:
 # --- intervals
 
 
-def test_rate_interval_is_garwoods() -> None:
-    x = np.array([1.0, 3.0, 10.0, 250.0])
-    lower, upper = rate_interval(x, np.full(4, 50.0), np.ones(4))
-    assert_allclose(lower, chi2.ppf(0.025, 2 * x) / 2 / 50, rtol=1e-9)
-    assert_allclose(upper, chi2.ppf(0.975, 2 * x + 2) / 2 / 50, rtol=1e-9)
+def test_a_rate_interval_is_where_the_mixture_has_not_gathered_enough() -> None:
+    # The mixture's likelihood by quadrature over a Gamma(1/2) of mean 0.1, in nats.
+    x, e = 7.0, 50.0
+    lower, upper = rate_interval(np.array([x]), np.array([e]), np.ones(1), level=0.9)
+    prior = gamma(0.5, scale=0.1 / 0.5)
+    mixed, _ = quad(
+        lambda rate: rate**x * np.exp(-rate * e) * prior.pdf(rate), 0, 1, points=[x / e], limit=500
+    )
+    for limit in (lower[0], upper[0]):
+        assert_allclose(mixed / (limit**x * np.exp(-limit * e)), 10.0, rtol=1e-6)
+    assert lower[0] < x / e < upper[0]
 
 
-@pytest.mark.parametrize("due", [0.5, 3.0, 20.0])
-def test_rate_interval_covers_what_it_says(due: float) -> None:
-    x = np.arange(200.0)
-    lower, upper = rate_interval(x, np.full(x.size, 100.0), np.ones(x.size), level=0.9)
-    covered = (lower <= due / 100) & (due / 100 <= upper)
-    assert poisson.pmf(x, due) @ covered >= 0.9
+@pytest.mark.parametrize("chance", [0.02, 0.1, 0.5])
+def test_a_rate_interval_holds_at_all_looks_at_once_and_one_of_a_single_look_does_not(
+    chance: float,
+) -> None:
+    # 2,000 streams of 3,000 rows, looked at 60 times: at most a tenth may ever stray.
+    rng = np.random.default_rng(50)
+    n, looks, rows = 2_000, 60, 50
+    errors = np.cumsum(rng.binomial(rows, chance, (looks, n)), axis=0).astype(np.float64)
+    seen = np.arange(1, looks + 1) * float(rows)
+    strayed, single = np.zeros(n, np.bool_), np.zeros(n, np.bool_)
+    for x, e in zip(errors, seen, strict=True):
+        lower, upper = rate_interval(x, np.full(n, e), np.ones(n), level=0.9)
+        strayed |= (chance < lower) | (chance > upper)
+        # Garwood's limits, exact for Poisson counts at one look
+        single |= chance * e > chi2.ppf(0.95, 2 * x + 2) / 2
+        single |= chance * e < chi2.ppf(0.05, 2 * x) / 2
+    allowed = binom.ppf(0.99, n, 0.1)
+    assert strayed.sum() <= allowed
+    if chance < 0.2:  # beyond, Bernoulli errors scatter less than Garwood's counts
+        assert single.sum() > allowed
+
+
+def test_a_gap_holds_at_all_looks_at_once() -> None:
+    # A slice in the rest of 4 times its rows, sessions of 4 rows that err together.
+    rng = np.random.default_rng(51)
+    n, looks, sessions, size = 1_000, 50, 10, 4
+    rates = np.array([0.12, 0.06])
+    dispersion = 1 + (size - 1) * 0.2
+    x = [
+        np.cumsum(clusters(rng, (looks, n, k), size, p, 0.2).sum(axis=2), axis=0)
+        for k, p in zip((sessions, 4 * sessions), rates, strict=True)
+    ]
+    strayed = np.zeros(n, np.bool_)
+    for look in range(looks):
+        rows = [(look + 1.0) * k * size for k in (sessions, 4 * sessions)]
+        parts = [
+            rate_interval(x[k][look], np.full(n, rows[k]), np.full(n, dispersion), level=0.9)
+            for k in (0, 1)
+        ]
+        seen = np.stack([x[k][look] / rows[k] for k in (0, 1)])
+        low, high = combined_interval(
+            np.array([1.0, -1.0]), seen, *(np.stack(pair) for pair in zip(*parts, strict=True))
+        )
+        gap = rates[0] - rates[1]
+        strayed |= (gap < low) | (gap > high)
+    assert strayed.sum() <= binom.ppf(0.99, n, 0.1)
+
+
+def test_what_a_detection_takes_grows_with_dispersion_and_as_a_tenth_of_the_budget_little() -> None:
+    one = losses_to_detect(2.0, np.array([1e-6, 1e-7]), np.ones(2))
+    # (ln(5 / h) + 1.5) / (2 ln 2 - 1)
+    assert_allclose(one, (np.log(5 / np.array([1e-6, 1e-7])) + 1.5) / (2 * np.log(2) - 1))
+    assert_allclose(losses_to_detect(2.0, np.array([1e-6]), np.full(1, 3.0)), 3 * one[0])
+    assert np.isinf(losses_to_detect(2.0, np.zeros(1), np.ones(1)))
 
 
 def test_dispersion_widens_the_interval_as_fewer_counts_would() -> None:

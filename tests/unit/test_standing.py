@@ -159,6 +159,35 @@ def test_a_model_is_shown_through_its_life() -> None:
     assert msgspec.json.decode(msgspec.json.encode([model, slices])) == [model, slices]
 
 
+def test_a_slice_says_what_it_takes_to_see_it_double_and_who_covers_it() -> None:
+    fold = Fold()
+    assert fold_in(fold, Stream(bad={"floor": "3"}).rows()) is not None
+    _, slices = shown(fold)
+    assert {s["detectable"] for s in slices} == {None}  # the reference of 5,000 rows is not over
+    fold = Fold()
+    fold.apply(a_configuration({"reference": {"rows": 600}}))
+    fold_in(fold, Stream(9_000, apart=20 * 60_000_000).rows())  # 3 an hour
+    by_name = {tuple(s["slice"].items()): s["detectable"] for s in shown(fold)[1]}
+    known = fold.model("acme", "m")
+    assert known is not None
+    assert known[0].monitor is not None
+    watch = known[0].monitor.watch
+    assert watch is not None
+    floor, everyone = by_name[(("floor", "3"),)], by_name[()]
+    # (ln(5 / h) + 1.5) / (2 ln 2 - 1) errors over the error rate of 0.1, times the dispersion
+    hazard = 0.6 / 0.7 / 2 / 9 * 600 / 604_800  # a ninth of an order's half of the slices' share
+    index = known[0].monitor.slices.find((("floor", "3"),))
+    assert index is not None
+    due = (np.log(5 / hazard) + 1.5) / (2 * np.log(2) - 1)
+    due *= watch.divisors(len(watch.disparity))[index]
+    assert floor["labels"] == pytest.approx(due / 0.1, rel=0.3)  # learnt from 150 rows
+    assert floor["weeks"] == pytest.approx(floor["labels"] / (3 * 168 / 4), rel=0.15)
+    assert everyone["alone"] and everyone["covered_by"] is None
+    pairs = [d for name, d in by_name.items() if len(name) == 2 and not d["alone"]]
+    assert pairs
+    assert all(d["weeks"] > 4 and d["covered_by"] is not None for d in pairs)
+
+
 def test_slices_are_selected_by_order_and_dimension_and_rows() -> None:
     fold = Fold()
     fold_in(fold, Stream(n_predictions=1_200).rows())
