@@ -15,6 +15,7 @@ from service.metrics import SliceView
 from service.monitor.detectable import detectable, detectable_json
 from service.monitor.findings import Slice, slice_text
 from service.monitor.inputs import Histogram
+from service.monitor.losses import RATIO_LOSSES
 from service.monitor.model import Model
 from service.monitor.monitor import Monitor
 from service.monitor.past import Past
@@ -47,6 +48,7 @@ def model_json(name: str, model: Model) -> dict[str, Any]:
         "labels_waiting": monitor.join.n_waiting_labels if monitor else 0,
         "labels_unscored": monitor.n_unscored if monitor else 0,
         "loss": monitor.schema.loss if monitor else model.config.loss,
+        "normaliser": _normaliser(model),
         "dimensions": list(monitor.slices.dimensions) if monitor else model.config.dimensions,
         "features": {s.name: s.kind for s in monitor.schema.signals} if monitor else {},
         "slices": len(monitor.slices) if monitor else 0,
@@ -59,6 +61,12 @@ def model_json(name: str, model: Model) -> dict[str, Any]:
         ),
         "config": model.config.model_dump(mode="json", by_alias=True),
     }
+
+
+def _normaliser(model: Model) -> str | None:
+    """What the texts went through that the loss compares; None where it compares none."""
+    loss = model.monitor.schema.loss if model.monitor else model.config.loss
+    return model.config.normaliser if loss in RATIO_LOSSES else None
 
 
 def _state(model: Model) -> str:

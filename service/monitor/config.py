@@ -26,6 +26,8 @@ from service.ingest.events import FIELD_NAME, NAME
 LossName = Literal[
     "zero_one", "absolute_error", "squared_error", "log_loss", "brier", "wer", "cer", "given"
 ]
+# plain: NFKC, lower case, punctuation parts words; cased: the same, case kept; verbatim: as it is
+Normaliser = Literal["plain", "cased", "verbatim"]
 FeatureKind = Literal["numeric", "categorical", "boolean", "embedding", "ignore"]
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
@@ -127,6 +129,7 @@ class MonitorConfig(_Strict):
     loss_scale: float | None = Field(
         default=None, gt=0
     )  # None: 1, or learnt for errors without a scale
+    normaliser: Normaliser = "plain"  # of the texts that WER and CER compare
     dimensions: list[FieldName] | None = Field(default=None, max_length=16)  # None: learnt
     order: int = Field(default=2, ge=1, le=3)
     features: Literal["auto"] | dict[FieldName, FeatureKind] = "auto"

@@ -4,13 +4,14 @@ For most losses the exposure is 1. For WER and CER the loss counts edits and the
 reference words or characters, so that rates are sums over sums and never averages of ratios. A
 label that gives `loss`, or `errors` and `total`, is taken as it is, whatever the model's loss.
 
-Texts are compared after a normaliser of ours: lower case, and
-whatever is neither letter, digit nor apostrophe parts words.
+Texts are compared after the normaliser that the configuration names. Numerals are left as they are
+written: "5" and "five" are two words.
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -21,22 +22,37 @@ from rapidfuzz.distance import Levenshtein
 from rapidfuzz.process import cpdist
 
 from service.ingest.events import EventBatch, Floats, Hashes, Value, hash_ids
-from service.monitor.config import LossName
+from service.monitor.config import LossName, Normaliser
 
 RATIO_LOSSES: Final = frozenset({"wer", "cer"})
 SCALED_LOSSES: Final = frozenset({"absolute_error", "squared_error", "log_loss", "given"})
 LARGEST_LOSS: Final = 1e100  # greater ones are not scored, so that sums of squares stay finite
 _SMALLEST_PROBABILITY: Final = 1e-6
 _NOT_IN_WORDS: Final = re.compile(r"[^\w']+")
+_APOSTROPHES: Final = str.maketrans("\u2018\u2019\u02bc", "'''")
+_PARTS_WORDS: Final = frozenset("PSZC")  # Unicode categories: punctuation, symbols, spaces, control
 
 
-def normalise(text: str) -> list[str]:
+def normalise(text: str, normaliser: Normaliser = "plain") -> list[str]:
     """The words that WER compares.
 
     >>> normalise("The patient's  follow-up is STABLE.")
     ['the', "patient's", 'follow', 'up', 'is', 'stable']
+    >>> normalise("Follow-up: STABLE.", "cased"), normalise("Follow-up: STABLE.", "verbatim")
+    (['Follow', 'up', 'STABLE'], ['Follow-up:', 'STABLE.'])
     """
-    return _NOT_IN_WORDS.sub(" ", text.lower()).split()
+    if normaliser == "verbatim":
+        return text.split()
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text).translate(_APOSTROPHES)
+    if normaliser == "plain":
+        text = text.lower()
+    if text.isascii():
+        return _NOT_IN_WORDS.sub(" ", text).split()
+    # by category, for \w leaves out the vowel signs that belong to words of many scripts
+    return "".join(
+        " " if c != "'" and unicodedata.category(c)[0] in _PARTS_WORDS else c for c in text
+    ).split()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +95,15 @@ def outputs_of(loss: LossName, batch: EventBatch) -> Outputs:
     return Outputs(np.where(stated, number, of_class), np.where(stated, np.uint64(0), keys), [])
 
 
-def score(loss: LossName, outputs: Outputs, labels: EventBatch) -> tuple[Floats, Floats]:
+def score(
+    loss: LossName, outputs: Outputs, labels: EventBatch, normaliser: Normaliser = "plain"
+) -> tuple[Floats, Floats]:
     """Loss and exposure of each labelled row; NaN where the label does not fit the prediction."""
     n = len(labels)
-    value, exposure = _from_truth(loss, outputs, labels.truth, n)
+    if loss in RATIO_LOSSES:
+        value, exposure = _edits(loss, outputs.text, labels.truth, n, normaliser)
+    else:
+        value, exposure = _from_truth(loss, outputs, labels.truth, n)
     if labels.loss is not None:
         given = ~np.isnan(labels.loss)
         value = np.where(given, labels.loss, value)
@@ -99,8 +120,6 @@ def _from_truth(loss: LossName, outputs: Outputs, truth: Value, n: int) -> tuple
     ones = np.ones(n)
     if loss == "given" or not truth.present(n).any():
         return np.full(n, np.nan), ones
-    if loss in RATIO_LOSSES:
-        return _edits(loss, outputs.text, _texts(truth, n), truth.present(n))
     if loss in ("absolute_error", "squared_error"):
         with np.errstate(over="ignore"):
             apart = np.abs(outputs.number - _numbers(truth, n))
@@ -124,10 +143,13 @@ def _from_truth(loss: LossName, outputs: Outputs, truth: Value, n: int) -> tuple
 
 
 def _edits(
-    loss: LossName, outputs: Sequence[str], truths: Sequence[str], there: npt.NDArray[np.bool_]
+    loss: LossName, outputs: Sequence[str], truth: Value, n: int, normaliser: Normaliser
 ) -> tuple[Floats, Floats]:
-    said = [normalise(text) for text in outputs]
-    meant = [normalise(text) for text in truths]
+    there = truth.present(n)
+    if not there.any():
+        return np.full(n, np.nan), np.ones(n)
+    said = [normalise(text, normaliser) for text in outputs]
+    meant = [normalise(text, normaliser) for text in _texts(truth, n)]
     if loss == "cer":
         said, meant = [[*" ".join(w)] for w in said], [[*" ".join(w)] for w in meant]
     edits = cpdist(said, meant, scorer=Levenshtein.distance, dtype=np.int32).astype(np.float64)

@@ -19,7 +19,16 @@ from service.monitor.learn import LEARN_ROWS, learn
 from service.monitor.monitor import Counted, Monitor
 
 # Fields of the configuration that decide what is summed, and how; the others may change in flight.
-_STRUCTURE: Final = ("loss", "loss_scale", "dimensions", "order", "features", "reference", "labels")
+_STRUCTURE: Final = (
+    "loss",
+    "loss_scale",
+    "normaliser",
+    "dimensions",
+    "order",
+    "features",
+    "reference",
+    "labels",
+)
 
 
 class Model:

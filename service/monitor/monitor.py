@@ -217,7 +217,7 @@ class Monitor:
         """Losses of the labels that met their prediction, the rows at which they did, and what
         cells the labels themselves add: none, if no label says more than its prediction.
         """
-        loss, exposure = score(self.schema.loss, rows.outputs, rows.labels)
+        loss, exposure = score(self.schema.loss, rows.outputs, rows.labels, self.config.normaliser)
         fits = np.flatnonzero(~np.isnan(loss))
         weight = np.ones(fits.size)
         if rows.labels.inclusion_probability is not None:

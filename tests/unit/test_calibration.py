@@ -27,7 +27,8 @@ def catalogue() -> Slices:
     slices = Slices(["ward"], order=1)
     for value in range(N_VALUES):
         slices._code(0, f"w{value}")
-    slices.cells_of(np.arange(N_VALUES + 2, dtype=np.int32)[2:, None])
+    codes = np.arange(N_VALUES + 2, dtype=np.int32)[2:]
+    slices.cells_of(np.stack([codes, np.zeros_like(codes)], axis=1))  # of no stratum
     return slices
 
 

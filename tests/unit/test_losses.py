@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import math
 from functools import cache
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.monitor.config import LossName
+from service.engine.views import model_json
+from service.monitor.config import LossName, MonitorConfig, Normaliser
 from service.monitor.losses import LARGEST_LOSS, normalise, outputs_of, score
+from service.monitor.model import Model
 from tests.rows import a_batch, a_label, a_prediction
 
 
 def losses_of(
-    loss: LossName, predictions: list[dict[str, Any]], labels: list[dict[str, Any]]
+    loss: LossName,
+    predictions: list[dict[str, Any]],
+    labels: list[dict[str, Any]],
+    normaliser: Normaliser = "plain",
 ) -> list[tuple[float, float]]:
     """Loss and exposure of each prediction with its label, row by row."""
     ids = [str(row) for row in range(len(labels))]
@@ -25,9 +30,8 @@ def losses_of(
     outputs = outputs_of(
         loss, a_batch([a_prediction(i, **bare | p) for i, p in zip(ids, predictions, strict=True)])
     )
-    value, exposure = score(
-        loss, outputs, a_batch([a_label(i, **label) for i, label in zip(ids, labels, strict=True)])
-    )
+    truths = a_batch([a_label(i, **label) for i, label in zip(ids, labels, strict=True)])
+    value, exposure = score(loss, outputs, truths, normaliser)
     return list(zip(value.tolist(), exposure.tolist(), strict=True))
 
 
@@ -139,6 +143,22 @@ def test_wer_ignores_case_and_punctuation_and_keeps_apostrophes() -> None:
     assert normalise("The patient's  follow-up is STABLE.") == [
         "the", "patient's", "follow", "up", "is", "stable",
     ]  # fmt: skip
+
+
+def test_words_of_all_scripts_stay_whole_and_compatible_forms_are_one() -> None:
+    # a vowel sign is no letter to Python's \\w, and belongs to its word all the same
+    assert normalise("हिन्दी, भाषा।") == ["हिन्दी", "भाषा"]
+    assert normalise("Ｐatient’s “ﬁle” – naïve") == ["patient's", "file", "naïve"]
+
+
+def test_the_normaliser_decides_what_an_edit_is_and_a_model_says_which_it_was() -> None:
+    rows = [{"output": "Follow-up: stable"}], [{"truth": "follow up stable."}]
+    edits = {name: losses_of("wer", *rows, normaliser=name)[0] for name in get_args(Normaliser)}
+    assert edits == {"plain": (0.0, 3.0), "cased": (1.0, 3.0), "verbatim": (3.0, 3.0)}
+    model = Model(MonitorConfig(loss="wer", normaliser="cased"), 600)
+    assert model_json("m", model)["normaliser"] == "cased"
+    assert model_json("m", Model(MonitorConfig(loss="brier"), 600))["normaliser"] is None
+    assert not model.configure(MonitorConfig(loss="wer"))  # nothing was summed yet
 
 
 @pytest.mark.parametrize("loss", ["given", "wer", "zero_one", "brier", "absolute_error"])
