@@ -7,6 +7,7 @@ slice, and none keeps state.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -19,6 +20,7 @@ RATIOS: Final = np.array([1.25, 1.5, 2.0, 3.0, 5.0])
 RATIOS_OVERDISPERSED: Final = np.array([1.25, 1.5, 1.8, 2.3, 3.0])  # where counts come in clumps
 OVERDISPERSED_FROM: Final = 1.5
 
+_BLOCK: Final = 2048  # slices whose evidence is computed at once
 _LOG_E_MIN: Final = -700.0  # exp() of less is 0, of more than 300 may overflow once summed
 _LOG_E_MAX: Final = 300.0
 
@@ -45,6 +47,12 @@ def ratios_for(dispersion: Floats) -> Floats:
     clumped = dispersion[:, None] > OVERDISPERSED_FROM
     ratios: Floats = np.where(clumped, RATIOS_OVERDISPERSED, RATIOS).astype(np.float64)
     return ratios
+
+
+def _in_blocks(log_e: Callable[..., Floats], columns: tuple[Floats, ...]) -> Floats:
+    """The same, a few hundred slices at a time: what is in between stays in the cache."""
+    starts = range(0, len(columns[0]), _BLOCK)
+    return np.concatenate([log_e(*(c[i : i + _BLOCK] for c in columns)) for i in starts])
 
 
 def log_e_own_reference(
@@ -77,10 +85,13 @@ def log_e_own_reference(
     >>> log_e_own_reference(20 * one, 10 * one, 100 * one, 100 * one, np.array([[2.0]])).round(2)
     array([[3.42]])
     """
-    x, e = observed[:, None], expected[:, None]
-    a, b = shape[:, None], rate[:, None]
-    log_e: Floats = x * np.log(ratios) - (a + x) * (np.log(b + ratios * e) - np.log(b + e))
-    return np.clip(log_e, _LOG_E_MIN, _LOG_E_MAX)
+    if len(ratios) > _BLOCK:
+        return _in_blocks(log_e_own_reference, (observed, expected, shape, rate, ratios))
+    against = ratios.T  # an alternative a row, as in `log_e_share`
+    grown = np.log(rate + against * expected) - np.log(rate + expected)
+    log_e = observed * np.log(against) - (shape + observed) * grown
+    clipped: Floats = np.clip(log_e, _LOG_E_MIN, _LOG_E_MAX).T
+    return clipped
 
 
 def log_e_share(
@@ -129,40 +140,57 @@ def log_e_share(
     ...             np.array([[2.0]])).round(2)
     array([[3.38]])
     """
-    x, y = observed[:, None], observed_rest[:, None]
-    due, rest = (expected * shape / rate)[:, None], expected_rest[:, None]
-    each = np.concatenate([due, ratios * due], axis=1)  # the null first
-    log_mean = _log_mean_share(x, y, each, rest, shape[:, None])
-    return np.clip(log_mean[:, 1:] - log_mean[:, :1], _LOG_E_MIN, _LOG_E_MAX)
+    if len(ratios) > _BLOCK:
+        columns = (observed, expected, observed_rest, expected_rest, shape, rate, ratios)
+        return _in_blocks(log_e_share, columns)
+    # an alternative a row: numpy is slow at rows of five
+    against = np.concatenate([np.ones((1, len(ratios))), ratios.T])
+    due = (expected * shape / rate) * against
+    log_mean = _log_mean_share(observed, observed_rest, due, expected_rest, shape)
+    log_e: Floats = np.clip(log_mean[1:] - log_mean[0], _LOG_E_MIN, _LOG_E_MAX).T
+    return log_e
 
 
 def _log_mean_share(x: Floats, y: Floats, due: Floats, rest: Floats, shape: Floats) -> Floats:
-    """Log of the mean of f^x (1-f)^y over a Beta share f centred at due / (due + rest)."""
+    """Log of the mean of f^x (1-f)^y over a Beta share f centred at due / (due + rest).
+
+    The Beta's parameters are shape t / rest and shape t / due with t = due + rest, so
+    x ln a + y ln b - (x + y) ln (a + b) is x ln (due / t) + y ln (rest / t).
+    """
     total = due + rest
-    inside, outside = shape * total / rest, shape * total / due
-    log_mean: Floats = (
-        _log_rising(inside, x) + _log_rising(outside, y) - _log_rising(inside + outside, x + y)
-    )
+    scaled = shape * total
+    inside, outside = rest / scaled, due / scaled  # inverses of the Beta's parameters
+    log_mean: Floats = x * np.log(due) + y * np.log(rest) - (x + y) * np.log(total)
+    log_mean += _log_risen(inside, x)
+    log_mean += _log_risen(outside, y)
+    log_mean -= _log_risen(inside * due / total, x + y)
     return log_mean
 
 
-def _log_rising(a: Floats, x: Floats) -> Floats:
-    """ln Γ(a + x) - ln Γ(a) by Stirling's series, to 1e-9 from a = 5 on.
+def _log_risen(inverse: Floats, x: Floats) -> Floats:
+    """ln Γ(a + x) - ln Γ(a) - x ln a by Stirling's series, to 1e-9 from a = 1 / `inverse` = 5 on.
 
     A difference of log gammas would lose what counts, where a is large and x small.
     """
-    end = a + x
-    rising: Floats = (
-        x * np.log(a) + ((end - 0.5) * np.log1p(x / a) - x) + (_stirling(end) - _stirling(a))
-    )
-    return rising
+    grown = 1.0 + x * inverse
+    risen = np.log1p(x * inverse)
+    risen *= grown / inverse - 0.5
+    risen -= x
+    risen += _stirling(inverse / grown)
+    risen -= _stirling(inverse)
+    return risen
 
 
-def _stirling(a: Floats) -> Floats:
-    """What ln Γ(a) is beyond (a - 1/2) ln a - a + ln(2 pi) / 2."""
-    inverse = 1 / a
-    square = inverse**2
-    beyond: Floats = inverse * (1 / 12 - square * (1 / 360 - square * (1 / 1260 - square / 1680)))
+def _stirling(inverse: Floats) -> Floats:
+    """What ln Γ(a) is beyond (a - 1/2) ln a - a + ln(2 pi) / 2, by 1 / a."""
+    square = inverse * inverse
+    beyond = square * (-1 / 1680)
+    beyond += 1 / 1260
+    beyond *= square
+    beyond -= 1 / 360
+    beyond *= square
+    beyond += 1 / 12
+    beyond *= inverse
     return beyond
 
 
@@ -196,8 +224,9 @@ def accumulate(evidence: Floats, log_e: Floats, hazard: Floats) -> Floats:
     array([[0.2, 0.3]])
     """
     n_alternatives = evidence.shape[1]
-    grown: Floats = (evidence + (hazard / n_alternatives)[:, None]) * np.exp(log_e)
-    return np.minimum(grown, EVIDENCE_MAX)
+    grown = (evidence.T + hazard / n_alternatives) * np.exp(log_e.T)
+    bounded: Floats = np.minimum(grown, EVIDENCE_MAX).T
+    return bounded
 
 
 EVIDENCE_MAX: Final = 1e6  # lowering evidence is safe; without a ceiling it could overflow
