@@ -8,6 +8,7 @@
 `Budget`      how the promised rate of false alerts is spent on them
 `Calibration` by how much hazards may be raised until the promise is what is measured
 `Summary`     what rows come to, per cell and per slice
+`Season`      what the hour of the week does to everybody's losses
 `fit_cell_rates`, `dispersion_own`, `dispersion_share`   what normal was, and how far it scatters
 `least_dispersion`   how little it can scatter where errors are frequent
 
@@ -27,6 +28,7 @@ from detectors.reference import (
     fit_cell_rates,
     least_dispersion,
 )
+from detectors.season import Season
 from detectors.single_stream import ParameterError, Rows, SingleStream
 from detectors.summary import Outcomes, Summary
 
@@ -43,6 +45,7 @@ __all__ = [
     "ParameterError",
     "Recovery",
     "Rows",
+    "Season",
     "ShapeError",
     "SingleStream",
     "Summary",

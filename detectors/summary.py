@@ -86,13 +86,17 @@ class Summary:
         capped: Floats,
         exposure: Floats,
         evidence_weight: Floats | None = None,
+        season: Floats | None = None,
     ) -> Summary:
         """Labelled rows summed by cell; the arrays have shape (n_rows,).
 
-        `evidence_weight` is what detectors weigh a row with, by default as it is published.
+        `evidence_weight` is what detectors weigh a row with, by default as it is published, and
+        `season` by how much more than usual is due of it.
         """
         sums = np.zeros((n_cells, N_COLUMNS))
         for column, values in label_columns(weight, loss, capped, exposure, evidence_weight):
+            if season is not None and column in (JUDGED, JUDGED_TWICE):
+                values = values * season
             sums[:, column] = np.bincount(cells, values, minlength=n_cells)
         return cls(sums)
 

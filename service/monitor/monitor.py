@@ -132,9 +132,8 @@ class Monitor:
         if self.watch is None:
             self._learn_reference(rows, tick)
             return []
-        summary = rows.summary(self.slices.n_cells)
         self.watch.grow(self.slices)
-        outcomes = self.watch.outcomes(summary, self.slices)
+        outcomes = self.watch.outcomes(self.watch.summary(rows, self.slices), self.slices)
         uneven = worldwide = Detections.none()
         if self.config.is_within_budget:
             uneven, worldwide = self.watch.detect(
@@ -142,6 +141,7 @@ class Monitor:
             )
         outside = self.outside.update(rows, self.slices, self.history)
         recovered = self.watch.recovered(outcomes)
+        self.watch.learn_season(rows, self.slices)
         if not (len(uneven) or len(worldwide) or outside or len(recovered)):
             return []
         return Namer(self, self.watch, tick.at).name(uneven, worldwide, outside, recovered)

@@ -19,6 +19,7 @@ from detectors import (
     Everyone,
     Outcomes,
     Recovery,
+    Season,
     Summary,
     Units,
     dispersion_own,
@@ -27,6 +28,7 @@ from detectors import (
 )
 from detectors.confidence import TYPICAL_RATE
 from detectors.disparity import ratio_of, rest_of
+from detectors.error_rate import QUARANTINE
 from detectors.reference import (
     MARGIN,
     least_dispersion,
@@ -83,8 +85,8 @@ class Labelled:
         """The rows from `start` on and before `stop`, without a copy."""
         return Labelled(*(getattr(self, name)[start:stop] for name in self.__slots__))
 
-    def summary(self, n_cells: int) -> Summary:
-        """Their sums per cell."""
+    def summary(self, n_cells: int, season: Floats | None = None) -> Summary:
+        """Their sums per cell; `season` is by how much more than usual is due of each."""
         return Summary.of_labels(
             self.cell,
             n_cells,
@@ -93,6 +95,7 @@ class Labelled:
             self.capped,
             self.exposure,
             self.evidence_weight,
+            season,
         )
 
 
@@ -106,6 +109,7 @@ class Watch:
         self.everyone = Everyone(1.0 + tolerance)
         self.improvement = ErrorRate(downwards=True)  # of the streams that `everyone` watches
         self.recovery = Recovery()
+        self.season = Season()
         self.parts: list[int] = []  # slices whose complements `everyone` watches, in stream order
         self.new_dispersion = (1.0, 1.0)  # own, share: of slices seen first after the reference
         self.everyone_dispersion = 1.0
@@ -168,6 +172,8 @@ class Watch:
             float(shrink_dispersion(own, n_units, total_units, least=own_least)[ROOT]),
             _hourly_dispersion(reference, expected),
         )
+        watch.season.dispersion = watch.everyone_dispersion
+        watch.learn_season(reference, slices)
         seen, due = membership @ capped, membership @ (exposure * expected)
         watch.disparity.grow(own_shrunk, share_shrunk, seen, due)
         watch.recovery.grow(len(slices))
@@ -193,6 +199,7 @@ class Watch:
         self.disparity.open[:n] = before.disparity.open
         self.disparity.left_behind[:n] = before.disparity.left_behind
         self.recovery.midpoint[:n] = before.recovery.midpoint
+        self.season = before.season
         self.everyone.open = before.everyone.open
 
     def grow(self, slices: Slices) -> None:
@@ -203,11 +210,27 @@ class Watch:
             self.disparity.grow(np.full(n_new, own), np.full(n_new, share))
             self.recovery.grow(n_new)
 
-    def outcomes(self, summary: Summary, slices: Slices) -> Outcomes:
-        """What a tick's labels lost per slice, and what was due."""
+    def summary(self, rows: Labelled, slices: Slices) -> Summary:
+        """A tick's rows, with what is due of them at their hours of the week."""
+        season = self.season.factors(rows.hour) if self.season.is_known else None
+        return rows.summary(slices.n_cells, season)
+
+    def learn_season(self, rows: Labelled, slices: Slices) -> None:
+        """Take in what everybody lost by the hour, while nothing is held against the model."""
+        if self.everyone.open or self.everyone.own.meter[:1].max(initial=0.0) >= QUARANTINE:
+            return
+        weight = rows.evidence_weight
+        expected = weight * rows.exposure * self._rates_of(slices)[rows.cell]
+        self.season.learn(rows.hour, weight * rows.capped, expected)
+
+    def _rates_of(self, slices: Slices) -> Floats:
         if self._cell_rates.size != slices.n_cells:
             self._cell_rates = self.rates.predict(slices.levels)
-        membership, due = slices.membership(), self.scale * self._cell_rates
+        return self._cell_rates
+
+    def outcomes(self, summary: Summary, slices: Slices) -> Outcomes:
+        """What a tick's labels lost per slice, and what was due."""
+        membership, due = slices.membership(), self.scale * self._rates_of(slices)
         expected = membership @ (due * summary.sums[:, JUDGED])
         squared = membership @ (due * self.scale * summary.sums[:, JUDGED_TWICE])
         compound = np.divide(squared, expected, out=np.ones(len(slices)), where=expected > 0)
@@ -336,6 +359,7 @@ class Watch:
             "everyone": self.everyone.save(),
             "improvement": self.improvement.save(),
             "recovery": self.recovery.save(),
+            "season": self.season.save(),
             "parts": self.parts,
             "new_dispersion": list(self.new_dispersion),
             "everyone_dispersion": self.everyone_dispersion,
@@ -354,6 +378,7 @@ class Watch:
         watch.everyone.restore(state["everyone"])
         watch.improvement.restore(state["improvement"])
         watch.recovery.restore(state["recovery"])
+        watch.season.restore(state["season"])
         watch.parts = list(state["parts"])
         own, share = state["new_dispersion"]
         watch.new_dispersion = (own, share)

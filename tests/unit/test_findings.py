@@ -13,7 +13,7 @@ from scipy.sparse import csr_array
 from service.alerts.alert import Alert
 from service.alerts.public import public_alert
 from service.engine.fold import Fold
-from service.ingest.events import LABEL, PREDICTION, EventBatch
+from service.ingest.events import LABEL, PREDICTION, Categories, EventBatch, Value
 from service.monitor.attribution import Replay
 from service.monitor.findings import Severity, slice_text
 from service.monitor.history import HOUR, History
@@ -125,6 +125,27 @@ def test_one_that_was_left_behind_catches_up() -> None:
     assert (("floor", "3"),) in [alert.slice for alert in ended]
     assert min(alert.resolved_at or 0 for alert in ended) > half
     assert any("caught up" in alert.summary for alert in ended)
+
+
+def test_the_hour_of_the_week_is_learnt_in_three_weeks_and_kept_over_a_restart() -> None:
+    # By night everybody errs three times as often; a month of it is nobody's incident.
+    rows, draw = Stream(9_000, apart=5 * MINUTE).rows(), np.random.default_rng(3)
+    assert rows.truth.text is not None
+    night = rows.time // HOUR % 24 < 8
+    wrong = draw.random(len(rows)) < np.where(night, 0.18, 0.06)
+    truth = Categories(np.where(rows.kind == LABEL, wrong, -1).astype(np.int32), ["yes", "no"])
+    fold = Fold()
+    fold.apply(a_configuration({"reference": {"rows": 600}}))
+    found = fired(fold_in(fold, replace(rows, truth=Value(text=truth)), 5_000))
+    assert found == []
+    for known in (fold, Fold.restore(fold.save())):
+        model = known.model("acme", "m")
+        assert model is not None
+        assert model[0].monitor is not None
+        watch = model[0].monitor.watch
+        assert watch is not None
+        by_hour = watch.season.factors(np.arange(168)).reshape(7, 24).mean(axis=0)
+        assert by_hour[:4].mean() > 1.1 > 1.0 > by_hour[10:18].mean()
 
 
 def test_a_slice_too_small_to_be_shown_is_not_told() -> None:
