@@ -127,7 +127,7 @@ class Monitor:
         rows, unripe = self._ripe(tick)
         if self.watch is not None and len(rows) < MIN_TICK_LABELS:
             return []
-        self._since_tick = [unripe] if len(unripe) else []
+        self._since_tick = unripe
         n_ticks, self._n_ticks = self._n_ticks, 0
         if self.watch is None:
             self._learn_reference(rows, tick)
@@ -283,28 +283,28 @@ class Monitor:
         if len(labelled):
             self._since_tick.append(labelled)
 
-    def _ripe(self, tick: Tick) -> tuple[Labelled, Labelled]:
+    def _ripe(self, tick: Tick) -> tuple[Labelled, list[Labelled]]:
         """The rows that may be counted now, all or those of hours whose labels are in; the others.
 
         Where delay depends on the outcome, early labels are not like late ones; an hour is then
         counted once, at its maturity, and what comes later is published and not judged.
         """
-        rows = Labelled.concatenate(self._since_tick)
         if not isinstance(self.config.labels, Matured):
-            return rows, rows.between(0, 0)
-        self.closed_until = max(
-            self.closed_until,
-            (tick.rows_at - seconds(self.config.labels.matured) * SECOND) // HOUR,
-        )
-        ripe = rows.hour < self.closed_until
-        return rows.take(np.flatnonzero(ripe)), rows.take(np.flatnonzero(~ripe))
+            return Labelled.concatenate(self._since_tick), []
+        closed_until = (tick.rows_at - seconds(self.config.labels.matured) * SECOND) // HOUR
+        if closed_until <= self.closed_until:
+            return Labelled.concatenate([]), self._since_tick
+        self.closed_until = closed_until
+        rows = Labelled.concatenate(self._since_tick)
+        ripe = rows.hour < closed_until
+        return rows.take(np.flatnonzero(ripe)), [rows.take(np.flatnonzero(~ripe))]
 
     def _learn_reference(self, rows: Labelled, tick: Tick) -> None:
         """Keep rows for the reference, and learn from them once there are enough."""
         if len(rows):
             self.reference.append(rows)
         n_labels = sum(len(part) for part in self.reference)
-        if n_labels < MIN_REFERENCE_LABELS or not self._reference_is_over(n_labels, tick.at):
+        if n_labels < MIN_REFERENCE_LABELS or not self._reference_is_over(n_labels, tick):
             return
         reference = Labelled.concatenate(self.reference)
         stated = self.config.reference
@@ -313,15 +313,24 @@ class Monitor:
             inside = (reference.hour >= since // HOUR) & (reference.hour * HOUR < until)
             if inside.sum() >= MIN_REFERENCE_LABELS:
                 reference = reference.take(np.flatnonzero(inside))
-        self.start_watch(reference, tick.rows_at)
+        matured = isinstance(self.config.labels, Matured)
+        self.start_watch(reference, self.closed_until * HOUR if matured else tick.rows_at)
 
-    def _reference_is_over(self, n_labels: int, at: int) -> bool:
+    def _reference_is_over(self, n_labels: int, tick: Tick) -> bool:
+        """Whether the rows that are stated have come, and their labels are in."""
         stated = self.config.reference
         if n_labels >= MAX_REFERENCE_LABELS:
             return True
         if isinstance(stated, ReferenceRows):
-            return self.n_predictions >= stated.rows
-        return at >= int(stated.until.timestamp()) * SECOND
+            if self.n_predictions < stated.rows:
+                return False
+            self.reference_until = self.reference_until or tick.rows_at
+            until, reached = self.reference_until, tick.rows_at
+        else:
+            until, reached = int(stated.until.timestamp()) * SECOND, tick.at
+        if isinstance(self.config.labels, Matured):
+            reached = self.closed_until * HOUR
+        return reached >= until
 
     def start_watch(self, reference: Labelled, rows_at: int) -> None:
         """Take these labelled rows as what normal was, and watch from now on.
