@@ -9,24 +9,33 @@ import numpy as np
 from tests.benchmarks.bench_detectors import labels, peers, rest, week
 from tests.benchmarks.bench_detectors.__main__ import write
 from tests.benchmarks.bench_detectors.page import TINY, delays, rate
+from tests.benchmarks.bench_detectors.parts import parts
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def test_every_table_is_written_whole_and_both_plots_with_it(tmp_path: Path) -> None:
-    said: list[str] = []
-    write(TINY, tmp_path, said.append)
+    measured: list[str] = []
+    text = write(TINY, tmp_path, tmp_path / "kept", measured.append)
     page = (tmp_path / "BENCH.md").read_text()
-    assert [text.split()[1] for text in said] == [
-        "2.1", "2.1b", "2.1c", "2.2", "2.3", "2.4", "2.5", "2.7", "2.8", "2.8b",
+    assert text in page
+    tables = [f"## {table}" for table in text.split("## ")[1:]]
+    assert [table.split()[1] for table in tables] == [
+        "2.1", "2.1b", "2.1c", "2.2", "2.3", "2.4", "2.5", "2.7", "2.8", "2.8b", "2.9",
     ]  # fmt: skip
-    for text in said:
-        assert text.strip() in page
-        lines = [line for line in text.splitlines() if line.startswith("|")]
+    for table in tables:
+        lines = [line for line in table.splitlines() if line.startswith("|")]
         assert len({line.count("|") for line in lines}) == 1, lines[0]
     for name in ("single_stream.png", "week.png"):
         assert (tmp_path / "plots" / name).read_bytes().startswith(PNG)
         assert f"plots/{name}" in page
+    assert sorted(measured) == sorted(part.name for part in parts(TINY))
+
+    measured.clear()
+    lost = next((tmp_path / "kept").glob("*/rest.msgpack"))
+    lost.unlink()
+    assert write(TINY, tmp_path, tmp_path / "kept", measured.append) == text
+    assert measured == ["rest"]  # a run that was broken off goes on
 
 
 def test_the_same_seeds_give_the_same_figures() -> None:

@@ -3,7 +3,8 @@
     make bench-detectors            quick, some minutes, printed
     make bench-detectors FULL=1     replicates as published; writes detectors/BENCH.md and plots/
 
-`--write DIRECTORY` writes there instead.
+`--write DIRECTORY` writes there instead. What was measured is kept in `.bench/` until the code
+changes: called again, a run that was broken off goes on.
 """
 
 from __future__ import annotations
@@ -11,26 +12,23 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from tests.benchmarks.bench_detectors import (
-    labels,
-    plots,
-    rest,
-    single_stream,
-    throughput,
-    week,
-    wer,
-)
+from tests.benchmarks.bench_detectors import plots, single_stream, week, worlds
 from tests.benchmarks.bench_detectors.page import FULL, QUICK, Effort, Table
+from tests.benchmarks.bench_detectors.parts import (
+    CODE,
+    LIBRARIES,
+    ROOT,
+    Result,
+    measure,
+    parts,
+)
 from tests.benchmarks.bench_walk import machine
 
-ROOT: Final = Path(__file__).parents[3]
-CODE: Final = ("detectors/*.py", "tests/benchmarks/bench_detectors")
 INTRODUCTION: Final = """\
 # Measured
 
@@ -39,48 +37,51 @@ tests that people write by hand. "False alarms for each one promised" is at most
 is kept; "<" is the one-sided 95 % limit where no alarm came."""
 
 
-def tables(effort: Effort, plots_in: Path | None) -> Iterator[Table]:
-    """Each table as soon as it is there; plots are drawn on the way, where they are wanted."""
-    defaults = single_stream.defaults(effort)
-    yield single_stream.default_table(effort, defaults)
-    curves = single_stream.curves(effort)
-    yield single_stream.matched(effort, curves)
-    if plots_in:
-        plots.delay_against_run_length(plots_in / "single_stream.png", curves, defaults)
-    yield single_stream.frequent(effort)
-    yield throughput.table(effort)
-    yield single_stream.references(effort)
-    yield rest.table(effort)
-    scores = week.scores(effort)
-    yield week.table(scores)
-    if plots_in:
-        plots.week(plots_in / "week.png", scores)
-    yield wer.table(effort)
-    yield labels.maturity(effort)
-    yield labels.sampling(effort)
+def page(effort: Effort, results: Mapping[str, Result], plots_in: Path | None) -> list[Table]:
+    """Every table, of what was measured; the plots are drawn where they are wanted."""
 
+    def joined(prefix: str) -> list[Any]:
+        return [one for name in results if name.startswith(prefix) for one in results[name].value]
 
-def write(effort: Effort, directory: Path | None, say: Callable[[str], None]) -> None:
-    """Build all tables; say each, and write the page and its plots into `directory`, if any."""
-    plots_in = directory / "plots" if directory else None
+    defaults, curves = results["defaults"].value, joined("curves-")
+    scores = joined("week-")
     if plots_in:
         plots_in.mkdir(parents=True, exist_ok=True)
-    started = time.process_time()
-    parts = []
-    for table in tables(effort, plots_in):
-        parts.append(table.markdown())
-        say(parts[-1] + "\n")
+        plots.delay_against_run_length(plots_in / "single_stream.png", curves, defaults)
+        plots.week(plots_in / "week.png", scores)
+    return [
+        single_stream.default_table(effort, defaults),
+        single_stream.matched(effort, curves),
+        results["frequent"].value,
+        results["throughput"].value,
+        results["references"].value,
+        results["rest"].value,
+        week.table(scores),
+        results["wer"].value,
+        results["maturity"].value,
+        results["sampling"].value,
+        worlds.table(effort, joined("world-")),
+    ]
+
+
+def write(effort: Effort, directory: Path | None, kept_in: Path, say: Callable[[str], None]) -> str:
+    """Measure what is not kept already; the tables, written into `directory` too, if any."""
+    results = measure(effort, parts(effort), kept_in, say)
+    tables = page(effort, results, directory / "plots" if directory else None)
+    text = "\n\n".join(table.markdown() for table in tables)
     if directory:
-        minutes = (time.process_time() - started) / 60
-        page = [INTRODUCTION, _provenance(effort, minutes), _pictures(), *parts]
-        (directory / "BENCH.md").write_text("\n\n".join(page) + "\n")
+        minutes = sum(result.seconds for result in results.values()) / 60
+        whole = [INTRODUCTION, _provenance(effort, minutes), _pictures(), text]
+        (directory / "BENCH.md").write_text("\n\n".join(whole) + "\n")
+    return text
 
 
 def _provenance(effort: Effort, minutes: float) -> str:
     head = _git("rev-parse", "--short", "HEAD").strip()
-    changed = " with changes" if _git("status", "--porcelain", "--", *CODE) else ""
+    code = (f"{folder}/*.py" for folder in CODE)
+    changed = " with changes" if _git("status", "--porcelain", "--", *code) else ""
     flag = " FULL=1" if effort is FULL else ""
-    versions = ", ".join(f"{name} {version(name)}" for name in ("numpy", "scipy", "river"))
+    versions = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
     return (
         f"Commit {head}{changed}; `make bench-detectors{flag}` ({effort.name}, {minutes:.0f} CPU "
         f"minutes); {machine()}, {versions}."
@@ -107,10 +108,10 @@ def main() -> None:
     options = parser.parse_args()
     directory = options.write or (ROOT / "detectors" if options.full else None)
 
-    def say(text: str) -> None:
-        print(text, flush=True)
+    def say(name: str) -> None:
+        print(f"measured: {name}", file=sys.stderr, flush=True)
 
-    write(FULL if options.full else QUICK, directory, say)
+    print(write(FULL if options.full else QUICK, directory, ROOT / ".bench", say))
     if directory:
         print(f"written: {directory / 'BENCH.md'}", file=sys.stderr)
 

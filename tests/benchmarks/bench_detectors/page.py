@@ -23,15 +23,18 @@ class Effort:
     rates: tuple[float, ...]  # error rates of single streams at which dials are compared
     streams: int  # single streams for each detector of ours
     peer_streams: int  # for each of river's
+    null_streams: int  # without a change, for a run length; fewer once `ENOUGH_ALARMS` have come
     slow_peer_streams: int  # for KSWIN, which is a thousand times slower; 0 leaves it out
     events_a_tick: int  # in which ours is fed single streams
     null_batches: int  # of a slice against the rest
     null_replicates: int
     pairs: int  # replicates of a slice against the rest, for delays
-    worlds: int  # of a fleet's week
+    worlds: int  # of a fleet's week, and of the pipeline's
     traffic: float  # of a fleet, times what the table says
     weeks: int  # in each world
     peer_weeks: int
+    world_weeks: int  # through the whole pipeline, in each world, at each budget
+    world_traffic: float  # in them, times what the table says
     label_streams: int  # whose every label is drawn
     throughput_events: int
     repeats: int  # of a timing, of which the best counts
@@ -42,6 +45,7 @@ TINY: Final = Effort(
     rates=(0.05,),
     streams=6,
     peer_streams=1,
+    null_streams=2,
     slow_peer_streams=0,
     events_a_tick=50,
     null_batches=20,
@@ -51,6 +55,8 @@ TINY: Final = Effort(
     traffic=0.02,
     weeks=1,
     peer_weeks=1,
+    world_weeks=1,
+    world_traffic=0.005,
     label_streams=3,
     throughput_events=2_000,
     repeats=1,
@@ -60,6 +66,7 @@ QUICK: Final = Effort(
     rates=(0.02, 0.05, 0.10),
     streams=200,
     peer_streams=12,
+    null_streams=200,
     slow_peer_streams=0,
     events_a_tick=10,
     null_batches=1_500,
@@ -69,6 +76,8 @@ QUICK: Final = Effort(
     traffic=1.0,
     weeks=2,
     peer_weeks=1,
+    world_weeks=1,
+    world_traffic=0.2,
     label_streams=60,
     throughput_events=400_000,
     repeats=3,
@@ -77,9 +86,10 @@ FULL: Final = Effort(
     name="full",
     rates=(0.02, 0.05, 0.10),
     streams=500,
-    peer_streams=150,
+    peer_streams=300,
+    null_streams=4_000,
     slow_peer_streams=5,
-    events_a_tick=2,
+    events_a_tick=5,
     null_batches=10_000,
     null_replicates=5,
     pairs=200,
@@ -87,6 +97,8 @@ FULL: Final = Effort(
     traffic=1.0,
     weeks=50,
     peer_weeks=5,
+    world_weeks=7,
+    world_traffic=1.0,
     label_streams=300,
     throughput_events=4_000_000,
     repeats=7,

@@ -34,6 +34,8 @@ RATE: Final = 0.05
 REFERENCES: Final = (200, 1_000, 5_000, 20_000, 100_000)
 BASELINES: Final[tuple[Baseline, ...]] = ("known", "plug-in", "95 % limit", "learned")
 ENOUGH: Final = 5  # alarms from which a run length counts as measured
+ENOUGH_ALARMS: Final = 200  # after which no more are waited for
+STREAMS_AT_ONCE: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +65,24 @@ def streams(p: float, ratio: float, n: int) -> Bools:
     return bernoulli(rng, p, BEFORE + HORIZON, n, ratio, BEFORE)
 
 
-def of_peer(peer: Peer, p: float, n: int) -> Measured:
-    """One of river's on the first `n` streams of each kind."""
-    null = streams(p, 1.0, n)
-    count = sum(at >= BEFORE for k in range(n) for at in alarms(peer, null[:, k]))
+def null_streams(p: float, part: int, n: int) -> Bools:
+    """Streams without a change, so many at once; shape (n_events, n)."""
+    return bernoulli(generator(21, round(1000 * p), 0, part), p, BEFORE + HORIZON, n)
+
+
+def of_peer(peer: Peer, p: float, n: int, n_null: int) -> Measured:
+    """One of river's, on `n` streams of each change, and on at most `n_null` without."""
+    count = n_done = 0
+    while n_done < n_null and count < ENOUGH_ALARMS:
+        null = null_streams(p, n_done // STREAMS_AT_ONCE, min(STREAMS_AT_ONCE, n_null - n_done))
+        count += sum(at >= BEFORE for errors in null.T for at in alarms(peer, errors))
+        n_done += null.shape[1]
     found = {}
     for ratio in RATIOS:
         errors = streams(p, ratio, n)
         firsts = [_first(alarms(peer, errors[:, k])) for k in range(n)]
         found[ratio] = np.array(firsts)
-    return Measured(peer.name, count, n * HORIZON, found)
+    return Measured(peer.name, count, n_done * HORIZON, found)
 
 
 def _first(at: Iterator[int]) -> float:
@@ -81,29 +91,36 @@ def _first(at: Iterator[int]) -> float:
 
 def of_ours(baseline: Baseline, p: float, effort: Effort) -> list[Measured]:
     """Ours at each budget: it learns from the first rows, as a peer does, and then watches."""
-    hazard = 1.0 / np.array(BUDGETS)
-    null, changed = np.zeros(len(BUDGETS)), []
-    for ratio in (1.0, *RATIOS):
-        errors = streams(p, ratio, effort.streams)
-        seen = errors[:REFERENCE].sum(axis=0).astype(np.float64)
-        fleet, rates = fleet_of(baseline, seen, REFERENCE, p)
-        watched = errors[REFERENCE:]
-        count, first = watch(
-            fleet, rates, watched, hazard, effort.events_a_tick, BEFORE - REFERENCE
-        )
-        if ratio == 1.0:
-            null = count.sum(axis=1)
-        else:
-            changed.append(first)
+    null = np.zeros(len(BUDGETS))
+    n_null = _n_null(effort)
+    for part in range(n_null // effort.streams):
+        errors = null_streams(p, part, effort.streams)
+        null += _through(baseline, p, errors, effort)[0].sum(axis=1)
+    changed = [
+        _through(baseline, p, streams(p, ratio, effort.streams), effort)[1] for ratio in RATIOS
+    ]
     return [
         Measured(
             f"**ours**, baseline {baseline}, 1 per {budget:,.0f}",
             float(null[k]),
-            effort.streams * HORIZON,
+            n_null * HORIZON,
             {ratio: first[k] for ratio, first in zip(RATIOS, changed, strict=True)},
         )
         for k, budget in enumerate(BUDGETS)
     ]
+
+
+def _n_null(effort: Effort) -> int:
+    """How many streams without a change ours is given: whole parts of `effort.streams`."""
+    return effort.streams * max(1, effort.null_streams // effort.streams)
+
+
+def _through(baseline: Baseline, p: float, errors: Bools, effort: Effort) -> tuple[Floats, Floats]:
+    """Alarms and first delays of a fleet that learned from the first rows of the streams."""
+    seen = errors[:REFERENCE].sum(axis=0).astype(np.float64)
+    fleet, rates = fleet_of(baseline, seen, REFERENCE, p)
+    hazard = 1.0 / np.array(BUDGETS)
+    return watch(fleet, rates, errors[REFERENCE:], hazard, effort.events_a_tick, BEFORE - REFERENCE)
 
 
 def defaults(effort: Effort) -> list[Measured]:
@@ -112,7 +129,7 @@ def defaults(effort: Effort) -> list[Measured]:
     for peer in DEFAULTS:
         n = effort.slow_peer_streams if peer.is_slow else effort.peer_streams
         if n:
-            answer.append(of_peer(peer, RATE, n))
+            answer.append(of_peer(peer, RATE, n, n))
     for baseline in BASELINES:
         measured = of_ours(baseline, RATE, effort)
         answer.append(measured[BUDGETS.index(SHOWN)])
@@ -127,7 +144,7 @@ def default_table(effort: Effort, measured: list[Measured]) -> Table:
         f"alarms are counted on streams without one, over the same {HORIZON:,} events. "
         f"{effort.peer_streams} streams for each of river's"
         + (f" ({effort.slow_peer_streams} for KSWIN)" if effort.slow_peer_streams else "")
-        + f", {effort.streams} for ours, the same ones; ours learns from the first {REFERENCE:,} "
+        + f", {effort.streams} for ours; ours learns from the first {REFERENCE:,} "
         f"events and is fed in ticks of {effort.events_a_tick}. Delays in events, median / 90 %.",
         ("detector", "false alarms per 10k", "run length", *(f"×{r:g}" for r in RATIOS)),
         [one.row() for one in measured],
@@ -146,14 +163,12 @@ class Curve:
     points: tuple[Measured, ...]
 
 
-def curves(effort: Effort) -> list[Curve]:
-    """Ours over its budget, river's over their dials, at each base rate."""
-    answer = []
-    for p in effort.rates:
-        answer.append(Curve("ours", p, tuple(of_ours("learned", p, effort))))
-        for name, peers in CURVES.items():
-            points = tuple(of_peer(peer, p, effort.peer_streams) for peer in peers)
-            answer.append(Curve(name, p, points))
+def curves(effort: Effort, p: float) -> list[Curve]:
+    """Ours over its budget, river's over their dials, at a base rate."""
+    answer = [Curve("ours", p, tuple(of_ours("learned", p, effort)))]
+    for name, peers in CURVES.items():
+        points = (of_peer(peer, p, effort.peer_streams, effort.null_streams) for peer in peers)
+        answer.append(Curve(name, p, tuple(points)))
     return answer
 
 
@@ -174,28 +189,44 @@ def run_lengths(ours: Curve) -> Floats:
 
 def matched(effort: Effort, all_curves: list[Curve]) -> Table:
     """Our delay at the very run length that each setting of a peer turned out to have."""
-    rows = []
+    rows, slower, n_cells = [], [], 0
     for peer in (curve for curve in all_curves if curve.name != "ours"):
         ours = next(c for c in all_curves if c.name == "ours" and c.p == peer.p)
         lengths = run_lengths(ours)
         for point in peer.points:
-            length = point.run_length
+            known = not np.isnan(point.run_length)
+            length = point.run_length if known else lengths[-1]
             if not lengths[0] <= length <= lengths[-1]:
                 continue
             cells = []
             for ratio in RATIOS:
                 own = [median_delay(p.found[ratio]) for p in ours.points]
                 at = float(np.interp(np.log(length), np.log(lengths), own))
-                cells.append(f"{median_delay(point.found[ratio]):,.0f} → {at:,.0f}")
-            rows.append([point.name, f"{peer.p:g}", number(length), *cells])
+                theirs = median_delay(point.found[ratio])
+                cells.append(f"{theirs:,.0f} → {at:,.0f}")
+                n_cells += 1
+                if at > theirs:
+                    cells[-1] = f"{theirs:,.0f} → *{at:,.0f}*"
+                    slower.append((at / theirs, f"{point.name} at {peer.p:g}, ×{ratio:g}"))
+            shown = number(length) if known else f"> {point.events / 3:,.0f}"
+            rows.append([point.name, f"{peer.p:g}", shown, *cells])
+    worst = max(slower, default=(0.0, ""))
     return Table(
         "2.1b At matched run length",
         "Median delay, a peer's → ours at the run length that the peer was measured to have (ours "
         "interpolated between its own measured ones), both with baselines learned from the same "
-        f"events; {effort.peer_streams} streams for a peer, {effort.streams} for ours. Settings "
-        f"with fewer than {ENOUGH} false alarms in all have no run length and are left out.",
+        f"{BEFORE:,} events before the change; {effort.peer_streams} streams for a peer's delays "
+        f"and up to {effort.null_streams:,} for its run length, {effort.streams} and "
+        f"{_n_null(effort):,} for ours. Where a peer had fewer than {ENOUGH} false alarms, ours is "
+        f"at its longest, {BUDGETS[-1]:,.0f} promised.",
         ("peer", "error rate", "run length", *(f"×{r:g}" for r in RATIOS)),
         rows,
+        (
+            f"Ours is slower in {len(slower)} of {n_cells}, in *italics*, at most by "
+            f"{worst[0] - 1:.0%} ({worst[1]})."
+        )
+        if slower
+        else f"Ours is slower in none of {n_cells}.",
     )
 
 

@@ -259,22 +259,19 @@ class Score:
     row: tuple[str, ...]
 
 
-def scores(effort: Effort) -> list[Score]:
-    """Each method in each world; the slow ones on fewer weeks."""
-    answer: list[Score] = []
-    for k, world in enumerate(WORLDS[: effort.worlds]):
-        methods = dict(METHODS) if world.with_peers else {OURS: METHODS[OURS]}
-        if world.session > 1:
-            methods[BLIND] = ours(is_told_dispersion=False)
-        judged: dict[str, list[tuple[Week, Alarms]]] = {name: [] for name in methods}
-        for replicate in range(effort.weeks):
-            rng = generator(25, k, replicate)
-            week = draw(world, effort.traffic * world.labels_an_hour, rng)
-            for name, method in methods.items():
-                if replicate < effort.peer_weeks or "Disparity" in name:
-                    judged[name].append((week, method(week)))
-        answer.extend(_score(world, name, weeks) for name, weeks in judged.items())
-    return answer
+def scores(effort: Effort, world: int) -> list[Score]:
+    """Each method in a world; the slow ones on fewer weeks."""
+    of = WORLDS[world]
+    methods = dict(METHODS) if of.with_peers else {OURS: METHODS[OURS]}
+    if of.session > 1:
+        methods[BLIND] = ours(is_told_dispersion=False)
+    judged: dict[str, list[tuple[Week, Alarms]]] = {name: [] for name in methods}
+    for replicate in range(effort.weeks):
+        week = draw(of, effort.traffic * of.labels_an_hour, generator(25, world, replicate))
+        for name, method in methods.items():
+            if replicate < effort.peer_weeks or "Disparity" in name:
+                judged[name].append((week, method(week)))
+    return [_score(of, name, weeks) for name, weeks in judged.items()]
 
 
 def _score(world: World, name: str, weeks: list[tuple[Week, Alarms]]) -> Score:

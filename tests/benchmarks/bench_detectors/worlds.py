@@ -1,0 +1,259 @@
+"""Worlds in which nobody is hurt more than others, through the whole pipeline.
+
+Each world is written to a file and judged as `slicewatch backtest` judges it, once a budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from scipy.stats import gamma, poisson
+
+from detectors.streams import label_delays, season, zipf_fleet
+from service.alerts.alert import Alert
+from service.backtest import backtest
+from service.clock import SystemClock
+from service.monitor.config import NamedMonitor
+from service.monitor.findings import Kind
+from service.replay import Source
+from tests.benchmarks.bench_detectors.page import (
+    Bools,
+    Effort,
+    Floats,
+    Table,
+    generator,
+    number,
+)
+
+Ints = npt.NDArray[np.int64]
+Codes = npt.NDArray[np.int32]
+
+SITES: Final = 25
+ACCENTS: Final = 40
+CELLS: Final = SITES * ACCENTS
+SLICES: Final = CELLS + SITES + ACCENTS  # watched: each value, each pair
+BUDGETS: Final = (0.2, 1.0, 10.0)  # false alerts a week
+WEEK_HOURS: Final = 168
+START: Final = 1_767_225_600_000_000  # 2026-01-01, microseconds
+HOUR: Final = 3_600_000_000
+SESSION_MICROS: Final = 600_000_000  # from a session's first row to its last
+LEVEL: Final = 0.01  # of the test that says a promise is broken
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """One way for nothing to be wrong, as far as anybody's share goes."""
+
+    name: str
+    labels_an_hour: int = 3_000
+    reference_rows: int = 180_000
+    swing: float = 0.0  # of the daily season
+    common: float = 1.0  # ratio of everybody's rate from the middle of the week on
+    mix: float = 0.0  # sd of the logarithms by which traffic shifts there
+    session: int = 1
+    correlation: float = 0.0  # within a session
+    mean_wrong: float = 0.0  # hours until an error is labelled
+    mean_right: float = 0.0  # and anything else
+    matured_hours: int = 0  # after which an hour is counted; 0: as labels come
+
+    @property
+    def hours(self) -> int:
+        """How long it is: the reference, a week that is watched, and the labels' delay."""
+        return self.reference_hours + WEEK_HOURS + self.matured_hours
+
+    @property
+    def reference_hours(self) -> int:
+        """How long the reference is, as rows come."""
+        return -(-self.reference_rows // self.labels_an_hour)
+
+    @property
+    def change_at(self) -> int:
+        """The middle of the week, microseconds."""
+        return START + (self.reference_hours + WEEK_HOURS // 2) * HOUR
+
+
+WORLDS: Final = (
+    World("nothing"),
+    World("nothing, 20,000 labels an hour", labels_an_hour=20_000, reference_rows=200_000),
+    World("season ±25 %", swing=0.25),
+    World("everybody ×1.5", common=1.5),
+    World("sessions of 8", session=8, correlation=0.27),
+    World("reference of 5,000 rows, the default", reference_rows=5_000),
+    World("traffic shifts", mix=1.0),
+    World("errors are labelled sooner", mean_wrong=6.0, mean_right=24.0, matured_hours=120),
+)
+
+
+def write(world: World, rng: np.random.Generator, path: Path) -> None:
+    """A replicate of a world as a file in the contract's flat form."""
+    fleet = zipf_fleet(rng, CELLS, world.labels_an_hour)
+    place = rng.permutation(CELLS)  # which site and accent a cell of the fleet is
+    n_sessions = rng.poisson(world.hours * world.labels_an_hour / world.session)
+    began = np.sort(rng.random(n_sessions) * world.hours * HOUR).astype(np.int64) + START
+    later = began >= world.change_at
+    cell = _cells(rng, fleet.rows_an_hour, world.mix, later)
+    rate = fleet.rates[cell] * np.where(later, world.common, 1.0) * _rhythm(world, began)
+    if world.correlation:
+        spread = (1 - world.correlation) / world.correlation
+        rate = rng.beta(rate * spread, (1 - rate) * spread)
+    n = n_sessions * world.session
+    session = np.repeat(np.arange(n_sessions), world.session)
+    time = began[session]
+    if world.session > 1:
+        time = time + (rng.random(n) * SESSION_MICROS).astype(np.int64)
+    wrong = rng.random(n) < rate[session]
+    pq.write_table(_table(world, rng, time, place[cell[session]], session, wrong), path)
+
+
+def _cells(rng: np.random.Generator, weight: Floats, mix: float, later: Bools) -> Ints:
+    """The cell of each session, by shares that may shift."""
+    shifted = weight * np.exp(mix * rng.standard_normal(CELLS))
+    n_later = int(later.sum())
+    before = rng.choice(CELLS, later.size - n_later, p=weight / weight.sum())
+    return np.concatenate([before, rng.choice(CELLS, n_later, p=shifted / shifted.sum())])
+
+
+def _rhythm(world: World, began: Ints) -> Floats:
+    by_hour = season(24 * 7, 24, world.swing)
+    rhythm: Floats = by_hour[(began // HOUR) % by_hour.size]
+    return rhythm
+
+
+def _table(
+    world: World, rng: np.random.Generator, time: Ints, place: Ints, session: Ints, wrong: Bools
+) -> Any:
+    def instants(at: Ints) -> Any:
+        return pa.array(at, pa.timestamp("us", "UTC"))
+
+    def names(codes: Ints, prefix: str, n: int) -> Any:
+        return pa.DictionaryArray.from_arrays(
+            pa.array(codes.astype(np.int32)), [f"{prefix}{k}" for k in range(n)]
+        )
+
+    n = time.size
+    columns = {
+        "id": pa.array([f"e{k}" for k in range(n)]),
+        "time": instants(time),
+        "model": names(np.zeros(n, np.int64), "fleet-", 1),
+        "output": names(np.zeros(n, np.int64), "answer-", 1),
+        "attributes.site": names(place // ACCENTS, "site-", SITES),
+        "attributes.accent": names(place % ACCENTS, "accent-", ACCENTS),
+        "loss": pa.array(wrong.astype(np.float64)),
+    }
+    if world.session > 1:
+        columns["cluster"] = pa.array([f"s{k}" for k in session.tolist()])
+    if world.mean_right:
+        delay = label_delays(rng, wrong, world.mean_wrong, world.mean_right) * HOUR
+        columns["label_time"] = instants(time + delay.astype(np.int64))
+    return pa.table(columns)
+
+
+def monitor(world: World, budget: float) -> NamedMonitor:
+    """How the world is watched, as `monitors.yaml` would state it."""
+    labels = {"matured": f"{world.matured_hours}h"} if world.matured_hours else "arrival"
+    return NamedMonitor.model_validate(
+        {
+            "model": "fleet-0",
+            "loss": "given",
+            "dimensions": ["site", "accent"],
+            "order": 2,
+            "reference": {"rows": world.reference_rows},
+            "false_alerts": {"at_most": budget, "per": "7d"},
+            "labels": labels,
+        }
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """What one budget brought in one world."""
+
+    world: str
+    budget: float
+    weeks: int
+    false: int  # alerts, those that another one explains too
+    rows: int  # predictions judged
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether so many are what the budget would bring in one of a hundred such trials."""
+        return bool(poisson.sf(self.false - 1, self.budget * self.weeks) >= LEVEL)
+
+
+def counts(effort: Effort, world: int) -> list[Count]:
+    """False alerts in replicates of a world, a week each, at each budget."""
+    of, weeks = _scaled(WORLDS[world], effort.world_traffic), effort.world_weeks
+    false, rows = [0] * len(BUDGETS), 0
+    for path in _files(of, weeks, world):
+        for k, budget in enumerate(BUDGETS):
+            judged = backtest(Source(path), SystemClock(), monitors=(monitor(of, budget),))
+            false[k] += sum(_is_false(of, alert) for alert in judged.alerts)
+        rows += judged.rows
+    return [Count(of.name, budget, weeks, false[k], rows) for k, budget in enumerate(BUDGETS)]
+
+
+def _scaled(world: World, traffic: float) -> World:
+    """The same hours with more or less in them."""
+    return replace(
+        world,
+        labels_an_hour=round(traffic * world.labels_an_hour),
+        reference_rows=max(500, round(traffic * world.reference_rows)),
+    )
+
+
+def _files(world: World, weeks: int, seed: int) -> Iterator[Path]:
+    """Each replicate in the same file, one after another."""
+    with TemporaryDirectory() as directory:
+        path = Path(directory) / "world.parquet"
+        for replicate in range(weeks):
+            write(world, generator(29, seed, replicate), path)
+            yield path
+
+
+def _is_false(world: World, alert: Alert) -> bool:
+    """All are, but that everybody got worse where everybody did."""
+    everybody = alert.kind is Kind.ERROR_RATE and not alert.slice
+    return not (everybody and world.common > 1 and alert.detected_at >= world.change_at)
+
+
+def table(effort: Effort, counted: Sequence[Count]) -> Table:
+    """A row a world, a column a budget."""
+    cells: dict[str, list[str]] = {}
+    for count in counted:
+        row = cells.setdefault(count.world, [str(count.weeks), f"{count.rows:,}"])
+        row.append(_cell(count))
+    weeks = sum(count.weeks for count in counted) // len(BUDGETS)
+    broken = sum(not count.is_kept for count in counted)
+    scale = f", times {effort.world_traffic:g}" if effort.world_traffic != 1 else ""
+    return Table(
+        "2.9 The promise, on the whole pipeline",
+        f"`slicewatch backtest`, in process, over files in which nobody is hurt more than others: "
+        f"{SITES} sites × {ACCENTS} accents, {SLICES:,} slices of order 1 and 2, traffic of pairs "
+        f"as one over their rank, base rates Beta of mean 0.05 and sd 0.02, "
+        f"{WORLDS[0].labels_an_hour:,} labels an hour where nothing else is said{scale}, a "
+        f"reference of {WORLDS[0].reference_rows:,} rows{scale}, then a week that is watched; what "
+        f"changes does so in the middle of it. {weeks} weeks in all, the same at each budget.",
+        ("world", "weeks", "rows", *(f"alerts a week at {b:g} a week" for b in BUDGETS)),
+        [[world, *row] for world, row in cells.items()],
+        "Every alert that fired counts, also those that another one explains; where everybody got "
+        "worse, the alert that says so is true. In parentheses the upper 95 % limit. "
+        + (
+            f"**{broken} of {len(counted)}** break the promise (one-sided Poisson test at 1 %)."
+            if broken
+            else f"None of {len(counted)} breaks the promise (one-sided Poisson test at 1 %)."
+        ),
+    )
+
+
+def _cell(count: Count) -> str:
+    limit = float(gamma.ppf(0.95, count.false + 1)) / count.weeks  # Garwood's
+    text = f"{number(count.false / count.weeks)} (< {number(limit)})"
+    return text if count.is_kept else f"**{text}**"
