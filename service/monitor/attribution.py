@@ -1,8 +1,8 @@
 """Attribution: since when, how strongly, and which slice's story it is.
 
 A detector says *that* a slice crossed. The hours and cells behind it say since when (the window
-whose likelihood ratio is greatest) and whether another slice explains it: give the culprit's cells
-what they really lost, and see if anything is left of the other's excess.
+whose likelihood ratio is greatest) and whether another slice explains it: leave out the culprit's
+cells, and see if anything is left of the other's excess.
 """
 
 from __future__ import annotations
@@ -74,19 +74,23 @@ class Replay:
     def of_slice(
         self, slice_: int, dispersion: float, culprits: tuple[tuple[int, Strength], ...] = ()
     ) -> Strength:
-        """The slice against the rest, once each culprit's cells are due what they really lost."""
+        """The slice against the rest, both without the culprits' cells since each one's onset."""
         inside = self._cells(slice_)
         observed, expected = self._sums(inside)
-        total_expected = self.total_expected.copy()
-        due = expected.copy()
+        total_observed, total_expected = self.total_observed, self.total_expected
+        left = np.ones(inside.size)
         for culprit, strength in culprits:
-            theirs = self._cells(culprit)
-            extra = (strength.ratio - 1) * (self.hours * HOUR >= strength.onset)
-            due = due + extra * self._sums(inside * theirs)[1]
-            total_expected = total_expected + extra * self._sums(theirs)[1]
-        own = self.ratio[slice_] * due
+            theirs = left * self._cells(culprit)
+            left -= theirs
+            since = self.hours * HOUR >= strength.onset
+            lost, due = self._sums(inside * theirs)
+            observed, expected = observed - since * lost, expected - since * due
+            lost, due = self._sums(theirs)
+            total_observed = total_observed - since * lost
+            total_expected = total_expected - since * due
+        own = self.ratio[slice_] * expected
         return self._best(
-            observed, own, self.total_observed - observed, total_expected - due, dispersion
+            observed, own, total_observed - observed, total_expected - expected, dispersion
         )
 
     def of_slice_alone(self, slice_: int, dispersion: float) -> Strength:

@@ -177,8 +177,13 @@ def test_losses_before_their_cap_was_known_do_not_move_the_onset(seed: int) -> N
 Hours = Sequence[Sequence[float]]
 
 
-def a_replay(observed: Hours, due: Hours, since: int = START) -> Replay:
-    """Hours of two cells, each a slice of its own beside the whole model."""
+TWO_CELLS = ((1.0, 1.0), (1.0, 0.0), (0.0, 1.0))  # each a slice of its own beside the whole model
+
+
+def a_replay(
+    observed: Hours, due: Hours, since: int = START, membership: Hours = TWO_CELLS
+) -> Replay:
+    """Hours of a few cells."""
     history = History()
     for hour, row in enumerate(zip(observed, due, strict=True)):
         for cell, (lost, exposure) in enumerate(zip(*row, strict=True)):
@@ -191,8 +196,9 @@ def a_replay(observed: Hours, due: Hours, since: int = START) -> Replay:
                 capped=one * lost,
                 exposure=one * exposure,
             )
-    membership = csr_array(np.array([[1.0, 1.0], [1.0, 0.0], [0.0, 1.0]]))
-    return Replay(history, membership, np.ones(2), since, np.ones(3), 1.0)
+    matrix = np.array(membership)
+    n_slices, n_cells = matrix.shape
+    return Replay(history, csr_array(matrix), np.ones(n_cells), since, np.ones(n_slices), 1.0)
 
 
 def test_the_best_window_begins_when_the_excess_does() -> None:
@@ -222,7 +228,21 @@ def test_what_hits_everybody_is_nobodys_excess() -> None:
     assert everyone.ratio == pytest.approx(2.0)
 
 
-def test_nothing_is_left_of_a_slice_once_its_culprit_is_due_what_it_lost() -> None:
+def test_what_a_culprit_hits_harder_than_its_average_is_still_its_story() -> None:
+    # cells: floor 7 with a headset and with a tablet, floor 8 with each; floor 7 is worse, most
+    # with a headset, and floor 8's headsets are as they were
+    calm, hit = [50, 50, 400, 400], [200, 75, 400, 400]
+    floor_7, headset = (1.0, 1.0, 0.0, 0.0), (1.0, 0.0, 1.0, 0.0)
+    slices = ((1.0, 1.0, 1.0, 1.0), floor_7, headset)
+    replay = a_replay([calm] * 4 + [hit] * 4, [calm] * 8, membership=slices)
+    culprit = replay.of_slice(1, 1.0)
+    assert replay.of_slice(2, 1.0).nats > 20.0
+    assert replay.of_slice(2, 1.0, ((1, culprit),)).nats == pytest.approx(0.0, abs=1e-6)
+    worse_too = a_replay([calm] * 4 + [[200, 75, 600, 400]] * 4, [calm] * 8, membership=slices)
+    assert worse_too.of_slice(2, 1.0, ((1, worse_too.of_slice(1, 1.0)),)).nats > 20.0
+
+
+def test_nothing_is_left_of_a_slice_once_its_culprit_is_left_out() -> None:
     replay = a_replay([[10, 90]] * 4 + [[30, 90]] * 4, [[10, 90]] * 8)
     culprit = replay.of_slice(1, 1.0)
     assert replay.of_everyone(1.0).nats > 3.0
