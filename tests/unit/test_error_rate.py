@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 from numpy.testing import assert_allclose
 
 from detectors import Budget, ErrorRate, Everyone, Outcomes, Recovery, Units, dispersion_own
 from detectors.confidence import RATIOS
-from detectors.error_rate import PRIOR
+from detectors.error_rate import PRIOR, QUARANTINE
 from detectors.reference import shrink_dispersion
 from tests.streams import WEEK_HOURS, alarms, at_most, clusters
 
@@ -39,10 +40,12 @@ def test_false_alarms_keep_to_the_budget_over_baselines_and_years() -> None:
     assert len(found) <= at_most(allowed * weeks)
 
 
-def test_a_reference_of_ten_errors_keeps_the_promise() -> None:
+@pytest.mark.parametrize("promised", [1e5, 3e3])
+def test_a_reference_of_ten_errors_keeps_the_promise(promised: float) -> None:
     # 600 streams at 0.05, each learnt from 200 rows of its own and then watched for 25,000 at one
     # false alarm in 100,000 promised: 150. Held to that reference by 30 errors, and not by 5,
-    # there were 226.
+    # there were 226. At one in 3,000, 5,000 are allowed; where a slice stopped learning at a tenth
+    # of an alarm, every unlucky stretch was left out of its baseline, and there were 11,000.
     rng = np.random.default_rng(19)
     n, rows, n_ticks, rows_a_tick, rate = 600, 200, 500, 50, 0.05
     seen = rng.binomial(rows, rate, n).astype(np.float64)
@@ -50,9 +53,9 @@ def test_a_reference_of_ten_errors_keeps_the_promise() -> None:
     fleet = ErrorRate()
     fleet.grow(np.ones(n), seen, rows * fitted)
     stream = rng.binomial(rows_a_tick, rate, (n_ticks, n)).astype(np.float64)
-    hazard = np.full(n, rows_a_tick / 1e5)
+    hazard = np.full(n, rows_a_tick / promised)
     found = alarms(lambda tick: fleet.update(tick, hazard), bare(stream, rows_a_tick * fitted))
-    assert len(found) <= at_most(n * n_ticks * rows_a_tick / 1e5)
+    assert len(found) <= at_most(n * n_ticks * rows_a_tick / promised)
 
 
 def test_a_slice_never_seen_before_is_learnt_without_false_alarms() -> None:
@@ -131,8 +134,8 @@ def test_a_suspicious_slice_is_not_learnt_from() -> None:
     fleet = ErrorRate()
     fleet.grow(np.ones(2), np.full(2, 1000.0), np.full(2, 1000.0))
     before = fleet.save()
-    fleet.update(Outcomes(np.array([78.0, 40.0]), np.full(2, 50.0)), np.full(2, 1e-3))
-    assert 0.1 <= fleet.meter[0] < 1.0
+    fleet.update(Outcomes(np.array([82.0, 40.0]), np.full(2, 50.0)), np.full(2, 1e-3))
+    assert QUARANTINE <= fleet.meter[0] < 1.0
     assert fleet.shape[0] == before["shape"][0]
     assert fleet.shape[1] == before["shape"][1] + 40
     assert fleet.rate[1] == before["rate"][1] + 50

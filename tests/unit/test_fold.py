@@ -72,9 +72,9 @@ def gist(transitions: list[Transition]) -> list[tuple[Any, ...]]:
 
 
 def opened_late(rows: EventBatch) -> EventBatch:
-    """The same rows, of which floor 3 has none in the first third: there are other wards then."""
+    """The same rows, of which floor 3 has none in the first quarter, the reference included."""
     floor = rows.attributes["floor"]
-    early = (floor.codes == floor.values.index("3")) & (np.arange(len(rows)) < len(rows) // 3)
+    early = (floor.codes == floor.values.index("3")) & (np.arange(len(rows)) < len(rows) // 4)
     return replace(rows, attributes={**rows.attributes, "floor": absent_at(floor, early)})
 
 
