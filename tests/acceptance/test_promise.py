@@ -44,7 +44,7 @@ def test_where_sessions_pass_for_independent_rows_the_promise_breaks(tmp_path: P
     spread = told.drop_columns(["cluster"]).append_column("cluster", told["id"])
     pq.write_table(spread, tmp_path / "untold.parquet")
     monitor = worlds.monitor(world, budget=1.0)
-    judged = backtest(Source(tmp_path / "untold.parquet"), SystemClock(), monitors=(monitor,))
+    judged = backtest(Source((tmp_path / "untold.parquet",)), SystemClock(), monitors=(monitor,))
     assert not worlds.Count(name, 1.0, 1, len(judged.alerts), judged.rows).is_kept
 
 

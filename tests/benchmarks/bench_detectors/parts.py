@@ -21,7 +21,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from service.ingest.events import pack_array, unpack_array
+from service.ingest.frame import pack_array, unpack_array
 from tests.benchmarks.bench_detectors import (
     labels,
     rest,

@@ -194,7 +194,7 @@ def counts(effort: Effort, world: int) -> list[Count]:
     false, rows = [0] * len(BUDGETS), 0
     for path in _files(of, weeks, world):
         for k, budget in enumerate(BUDGETS):
-            judged = backtest(Source(path), SystemClock(), monitors=(monitor(of, budget),))
+            judged = backtest(Source((path,)), SystemClock(), monitors=(monitor(of, budget),))
             false[k] += sum(_is_false(of, alert) for alert in judged.alerts)
         rows += judged.rows
     return [Count(of.name, budget, weeks, false[k], rows) for k, budget in enumerate(BUDGETS)]
