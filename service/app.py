@@ -36,8 +36,8 @@ from service.engine.engine import Engine, Phase
 from service.engine.fold import Fold
 from service.engine.journal import SqlEventLog
 from service.engine.processor import Processor
+from service.engine.series import series
 from service.engine.state_store import SqlStateStore
-from service.engine.views import slice_views
 from service.errors import TryLater, Unauthorized
 from service.evidence import routes as evidence
 from service.hold import held
@@ -80,7 +80,8 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
     settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     database = _database(settings)
     database.create_tables()
-    metrics = Metrics(caps(settings), settings.max_slice_series)
+    metrics = Metrics(caps(settings))
+    metrics.disk_floor_bytes.set(settings.min_free_disk_bytes)
     egress = Egress(
         settings.egress_allow,
         settings.egress_http,
@@ -106,7 +107,11 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
         clock,
         settings,
         metrics,
-        views=slice_views,
+        series=partial(
+            series,
+            window_seconds=settings.metrics_window_seconds,
+            max_slices=settings.max_slice_series,
+        ),
         free_bytes=partial(_free_bytes, settings.data_dir),
         on_transitions=worker.wake,
     )

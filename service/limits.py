@@ -65,5 +65,7 @@ def caps(settings: Settings) -> tuple[Cap, ...]:
         SESSIONS,
         ENDPOINTS,
         SILENCES,
-        Cap("slice_series", settings.max_slice_series, "series a model", Overflow.MERGE),
+        Cap(
+            "slice_series", settings.max_slice_series, "slices a model at /metrics", Overflow.MERGE
+        ),
     )

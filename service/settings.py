@@ -75,8 +75,9 @@ class Settings(BaseSettings):
     # How it is folded.
     tick_seconds: Nat = MINUTE  # of wall time between journaled ticks
     snapshot_bytes: Nat = 16 * MIB  # journaled since the last snapshot, at least, before the next
-    publish_seconds: Nat = 5  # between refreshes of the slice series at /metrics
-    max_slice_series: Nat = 200  # a model at /metrics; the rest is slice="other"
+    publish_seconds: Nat = 5  # between refreshes of what /metrics says of models and slices
+    metrics_window_seconds: Nat = 3 * DAY  # of a model's own time, that its slices' figures cover
+    max_slice_series: Nat = 200  # slices of a model at /metrics; the rest is slice="other"
 
     # Whom it may tell, and how patiently.
     egress_allow: Annotated[tuple[str, ...], NoDecode] = ()  # networks (CIDR) besides public ones

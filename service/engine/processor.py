@@ -21,7 +21,7 @@ from service.engine.ports import BATCH, TICK, Entry, EventLog, Offset, Snapshot,
 from service.errors import Conflict, InvalidRequest, TryLater
 from service.ingest.frame import FrameError, from_frame
 from service.limits import HALVES
-from service.metrics import Metrics, SliceView
+from service.metrics import Metrics, Table
 from service.settings import Settings
 
 log = structlog.get_logger()
@@ -34,8 +34,8 @@ Answer = Receipt | InvalidRequest | TryLater
 
 
 class Processor:
-    """Owned by one thread. `views` tells `/metrics` of the slices of a fold; `free_bytes` is how
-    much room is left on the disk; `on_transitions` is called when new ones were stored."""
+    """Owned by one thread. `series` tells `/metrics` what a fold comes to; `free_bytes` is how much
+    room is left on the disk; `on_transitions` is called when new ones were stored."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class Processor:
         settings: Settings,
         metrics: Metrics,
         *,
-        views: Callable[[Fold], Iterable[SliceView]],
+        series: Callable[[Fold], Iterable[Table]],
         free_bytes: Callable[[], int],
         on_transitions: Callable[[], None],
     ) -> None:
@@ -56,7 +56,7 @@ class Processor:
         self._clock = clock
         self._settings = settings
         self._metrics = metrics
-        self._views = views
+        self._series = series
         self._free_bytes = free_bytes
         self._on_transitions = on_transitions
         self.fold = fold_type()
@@ -197,7 +197,8 @@ class Processor:
         same way at each replay.
         """
         try:
-            applied = self.fold.apply(entry)
+            with self._metrics.fold_seconds.time():
+                applied = self.fold.apply(entry)
         except MemoryError:
             raise  # of this machine at this moment, not of the entry
         except Exception:
@@ -206,6 +207,7 @@ class Processor:
             log.exception("entry quarantined", tenant=entry.tenant, offset=entry.offset)
         self.offset = entry.offset
         self._metrics.journal_offset.set(entry.offset)
+        self._metrics.journal_lag.set((self._clock.now() - entry.received_at) / SECOND)
         self._unsaved.extend(applied.transitions)
         self._metrics.overflow.labels(HALVES.name).inc(applied.n_halves_overflowed)
         self._bytes_since_snapshot += len(entry.body)
@@ -220,8 +222,17 @@ class Processor:
             metrics.rows_received.labels(tenant).inc(n_rows)
             metrics.rows_accepted.labels(tenant).inc(receipt.accepted)
             metrics.rows_duplicate.labels(tenant).inc(receipt.duplicates)
-            metrics.rows_rejected.labels(tenant).inc(receipt.rejected)
+            self._count_rejected(entry, receipt)
+            metrics.batch_seconds.observe((self._clock.now() - entry.received_at) / SECOND)
+        elif entry.codec == TICK:
+            metrics.tick.set(entry.received_at / SECOND)
         return receipt
+
+    def _count_rejected(self, entry: Entry, receipt: Receipt) -> None:
+        """By reason; those of the fold that the receipt has no room for are counted without."""
+        refused = {row.index: row.reason for row in (*receipt.errors, *entry.rejected)}
+        unnamed = receipt.rejected - len(refused)
+        self._metrics.rejected(entry.tenant, [*refused.values(), *[""] * unnamed])
 
     def _commit(self, with_snapshot: bool = False) -> None:
         """Store what followed from the entries folded so far.
@@ -243,6 +254,7 @@ class Processor:
             for transition in self._unsaved:
                 self._metrics.transitions.labels(transition.alert.tenant, transition.type).inc()
             self._on_transitions()
+            self._last_publish_at = 0  # the next page has them, whenever it is asked for
         self._unsaved.clear()
         if snapshot is not None:
             self._took(snapshot)
@@ -272,16 +284,19 @@ class Processor:
 
     def _publish(self) -> None:
         try:
-            self._metrics.publish(self._views(self.fold))
+            with self._metrics.publish_seconds.time():
+                self._metrics.publish(self._series(self.fold))
         except Exception:  # a page without slices is no reason to stop taking rows in
-            log.exception("slice series not published")
+            log.exception("series not published")
 
     def _refuse_without_room(self) -> None:
         now = self._clock.now()
         if self.trouble is None and not _is_due(self._last_room_at, now, 1):
             return
         self._last_room_at = now
-        if self._free_bytes() < self._settings.min_free_disk_bytes:
+        free_bytes = self._free_bytes()
+        self._metrics.disk_free_bytes.set(free_bytes)
+        if free_bytes < self._settings.min_free_disk_bytes:
             raise TryLater("the disk is almost full", retry_after_seconds=5)
 
 

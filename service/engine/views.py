@@ -1,9 +1,8 @@
-"""Views: what is read of the running state, as JSON-ready values and as metric series."""
+"""Views: what is read of the running state, as JSON-ready values."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -11,7 +10,6 @@ import numpy as np
 
 from service.clock import to_rfc3339
 from service.engine.fold import Fold
-from service.metrics import SliceView
 from service.monitor.detectable import detectable, detectable_json
 from service.monitor.findings import Slice, slice_text
 from service.monitor.inputs import Histogram
@@ -19,7 +17,6 @@ from service.monitor.losses import RATIO_LOSSES
 from service.monitor.model import Model
 from service.monitor.monitor import Monitor
 from service.monitor.past import Past
-from service.monitor.slices import ROOT
 from service.monitor.standing import Standing, standing
 
 SORTS: Final = ("disparity", "loss", "rows", "labels", "evidence")
@@ -184,25 +181,3 @@ def inputs_view(fold: Fold, tenant: str, name: str, slice_: Slice) -> list[Histo
     if monitor is None or index is None:
         return []
     return monitor.inputs.histograms(monitor.slices.membership(), index)
-
-
-def slice_views(fold: Fold) -> Iterator[SliceView]:
-    """Every slice of every model as `/metrics` shows it."""
-    for tenant, known in fold.tenants.items():
-        for name, model in known.models.items():
-            if model.is_learning or model.monitor is None:
-                continue
-            monitor = model.monitor
-            now = standing(monitor)
-            shown = np.flatnonzero(now.rows >= model.config.publish_min_rows)
-            for index in shown.tolist():
-                yield SliceView(
-                    tenant=tenant,
-                    model=name,
-                    slice="" if index == ROOT else slice_text(monitor.slices.names[index]),
-                    rows=float(now.rows[index]),
-                    labels=float(now.labels[index]),
-                    loss=float(now.loss[index]),
-                    disparity=float(now.disparity[index]),
-                    evidence=float(now.evidence[index]),
-                )

@@ -129,6 +129,19 @@ class History:
             )
         return sums
 
+    def totals(self, since: int | None = None) -> tuple[Ints, Floats]:
+        """The hours from `since` on that had rows, and their sums over all cells.
+
+        Shapes (n_hours,) and (n_hours, N_COLUMNS).
+        """
+        self._merge()
+        keep = slice(None) if since is None else self._hours * HOUR > since - HOUR
+        hours, place = np.unique(self._hours[keep], return_inverse=True)
+        sums = np.empty((hours.size, N_COLUMNS))
+        for column in range(N_COLUMNS):
+            sums[:, column] = np.bincount(place, self._sums[keep, column], minlength=hours.size)
+        return hours, sums
+
     def hourly(self, expected_rate: Floats, since: int) -> tuple[Ints, csr_array, csr_array]:
         """Capped loss and what was due, per cell and event hour.
 

@@ -21,6 +21,7 @@ from service.monitor.findings import Finding
 from service.monitor.history import HOUR, History
 from service.monitor.inputs import Inputs
 from service.monitor.join import Indices, Join, Matched
+from service.monitor.label_delay import LabelDelay
 from service.monitor.learn import Schema
 from service.monitor.losses import RATIO_LOSSES, SCALED_LOSSES, score
 from service.monitor.naming import Namer
@@ -81,6 +82,7 @@ class Monitor:
         self.join = Join(schema.loss, seconds(config.label_horizon) * SECOND)
         self.inputs = Inputs(schema.signals)
         self.history = History()
+        self.delays = LabelDelay()
         self.clock = StreamClock(tick_seconds * SECOND)  # of the labels
         self.row_clock = StreamClock(tick_seconds * SECOND)  # of the predictions
         self.watch: Watch | None = None
@@ -113,6 +115,7 @@ class Monitor:
             part = kept if stop - start == len(kept) else kept.take(np.arange(start, stop))
             cells = self.slices.place(levels[start:stop])
             matched = self.join.match(part, cells)
+            self.delays.add(matched.labels.time - matched.time)
             duplicate[rows[start:stop]] = matched.duplicate
             late[rows[start:stop]] = matched.late
             findings += self._count(part, cells, matched, due)
@@ -383,6 +386,7 @@ class Monitor:
             "join": self.join.save(),
             "inputs": self.inputs.save(),
             "history": self.history.save(),
+            "delays": self.delays.save(),
             "clock": self.clock.save(),
             "row_clock": self.row_clock.save(),
             "watch": None if self.watch is None else self.watch.save(),
@@ -417,6 +421,8 @@ class Monitor:
             monitor.watch = Watch.restore(state["watch"], config.tolerance, budget)
         if "outside" in state:  # snapshots of before there were any have none
             monitor.outside.restore(state["outside"])
+        if "delays" in state:  # likewise
+            monitor.delays.restore(state["delays"])
         monitor.reference = [Labelled(*columns) for columns in state["reference"]]
         monitor._since_tick = [Labelled(*columns) for columns in state["since_tick"]]
         (

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from service.engine.fold import Fold
-from service.engine.views import SliceQuery, model_json, slice_views, slices_json
+from service.engine.views import SliceQuery, model_json, slices_json
 from service.ingest.events import EventBatch
 from service.monitor.config import MonitorConfig
 from service.monitor.learn import learn
@@ -138,7 +138,6 @@ def test_a_model_that_was_only_stated_waits_for_rows() -> None:
     assert (model["state"], model["loss"], model["dimensions"]) == ("waiting", "wer", ["floor"])
     assert (model["rows"], model["labels"], model["last_row_at"]) == (0, 0, None)
     assert slices == []
-    assert list(slice_views(fold)) == []
 
 
 def test_a_model_is_shown_through_its_life() -> None:
@@ -199,12 +198,3 @@ def test_slices_are_selected_by_order_and_dimension_and_rows() -> None:
     assert rows == sorted(rows, reverse=True)
     assert shown(fold, min_rows=1_201)[1] == []
     assert slices_json(fold, "acme", "other", SliceQuery(), 0, 100) == []
-
-
-def test_metrics_show_only_slices_with_rows_enough() -> None:
-    fold = Fold()
-    fold.apply(a_configuration({"reference": {"rows": 600}, "publish_min_rows": 700}))
-    fold_in(fold, Stream(n_predictions=1_200).rows())
-    views = list(slice_views(fold))
-    assert all(view.rows >= 700 for view in views)
-    assert [view.slice for view in views] == [""]  # half of 1,200 and less are too few
