@@ -52,6 +52,7 @@ format: $(SYNCED) ## write the formatting, and the README's file list, that chec
 	$(BIN)/ruff format .
 	$(BIN)/python tests/unit/test_readme.py
 	$(BIN)/python tests/unit/test_metrics_table.py
+	$(BIN)/python -m grafana.build
 
 bench: $(SYNCED) ## events per CPU-second, with peers beside it; PROFILE=1 says where the time goes
 	$(BIN)/python tests/benchmarks/bench_walk.py $(if $(PROFILE),--profile)

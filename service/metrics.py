@@ -69,6 +69,12 @@ MODEL: Final = ("tenant", "model")
 SLICE: Final = ("tenant", "model", "slice")
 ALERT: Final = ("tenant", "model", "kind", "slice")
 
+MODEL_INFO: Final = (*MODEL, "metric")
+ALERT_INFO: Final = (
+    *(*ALERT, "alert", "severity", "metric", "because", "head", "cause"),
+    *("change", "rest", "widened"),
+)
+
 _MODEL_WORDS: Final = {
     "predictions_total": "Predictions counted.",
     "labels_total": "Labels that met their prediction and could be scored.",
@@ -125,6 +131,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
         TENANT,
         "counter",
     ),
+    Family("slicewatch_model_info", "A model, and the loss that is its metric: 1.", MODEL_INFO),
     *_families("slicewatch_", MODEL, _MODEL_WORDS),
     Family(
         "slicewatch_label_delay_seconds",
@@ -141,8 +148,9 @@ FAMILIES: Final[tuple[Family, ...]] = (
     Family(
         "slicewatch_alert_info",
         "An open alert: 1. `head` is the slice that explains it, nothing where it heads an "
-        "incident; `cause` is the input that is its likeliest cause.",
-        (*ALERT, "alert", "severity", "metric", "because", "head", "cause"),
+        "incident; `cause` is its likeliest cause; `change` of the slice's loss, of the rest's "
+        "and by how much the gap widened, in words.",
+        ALERT_INFO,
     ),
     *_families("slicewatch_alert_", ALERT, _ALERT_WORDS),
 )
@@ -211,6 +219,8 @@ class Metrics:
         self.snapshot_bytes = gauge("snapshot_bytes", "Size of the newest snapshot.")
         self.transitions = counter("transitions", "Changes of alerts stored.", "tenant", "type")
         self.deliveries = counter("deliveries", "Delivery attempts by result.", "result")
+        for result in ("delivered", "retried", "failed"):
+            self.deliveries.labels(result)  # present from the start: the first failure is a rise
         self.deliveries_waiting = gauge("deliveries_waiting", "Deliveries not yet made.")
         self.deliveries_oldest = gauge(
             "deliveries_oldest_waiting_seconds", "Age of the oldest delivery not yet made."

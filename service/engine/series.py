@@ -10,15 +10,17 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from detectors.summary import LABELS, ROWS
+from service import words
 from service.alerts.alert import Alert
 from service.alerts.ledger import Ledger
 from service.engine.fold import Fold
 from service.ingest.events import Floats
-from service.metrics import ALERT, MODEL, SLICE, TENANT, Table, label_set
+from service.metrics import ALERT, ALERT_INFO, MODEL, MODEL_INFO, SLICE, TENANT, Table, label_set
 from service.monitor.findings import slice_text
 from service.monitor.history import HOUR
 from service.monitor.label_delay import BOUNDS
@@ -31,7 +33,6 @@ Indices = npt.NDArray[np.intp]
 SECOND: Final = 1_000_000  # microseconds
 MIN_LABELS_DUE: Final = 20.0  # fewer due, and nothing is said of how complete they are
 OTHER: Final = "other"  # the slice that stands for those past the bound
-_ALERT_INFO: Final = (*ALERT, "alert", "severity", "metric", "because", "head", "cause")
 _FIGURES: Final = {  # of a slice, by what `Standing` calls them
     "rows": "rows",
     "labels": "labels",
@@ -62,6 +63,12 @@ def series(fold: Fold, window_seconds: int, max_slices: int) -> Iterator[Table]:
 
 
 def _model(tenant: str, name: str, model: Model, window: int) -> Iterator[Table]:
+    loss = model.config.loss
+    if not model.is_learning and model.monitor is not None:
+        loss = model.monitor.schema.loss
+    yield Table(
+        [label_set(MODEL_INFO, (tenant, name, loss or ""))], {"slicewatch_model_info": [1.0]}
+    )
     figures = {
         "newest_row_timestamp_seconds": _since_1970(model.last_row_at),
         "watching": 0.0,
@@ -211,7 +218,7 @@ def _alerts(ledger: Ledger, limit: int) -> Iterator[Table]:
     if not shown:
         return
     yield Table(
-        [label_set(_ALERT_INFO, (*_about(a), *_told(a, by_id))) for a in shown],
+        [label_set(ALERT_INFO, (*_about(a), *_told(a, by_id))) for a in shown],
         {"slicewatch_alert_info": [1.0] * len(shown)},
     )
     figures = [_alert_figures(alert) for alert in shown]
@@ -228,6 +235,7 @@ def _about(alert: Alert) -> tuple[str, str, str, str]:
 def _told(alert: Alert, by_id: Mapping[str, Alert]) -> tuple[str, ...]:
     head = by_id.get(alert.explained_by or "")
     cause = alert.likely_causes[0] if alert.likely_causes else {}
+    effect = msgspec.to_builtins(alert.effect)
     return (
         alert.id,
         alert.severity.value,
@@ -235,6 +243,9 @@ def _told(alert: Alert, by_id: Mapping[str, Alert]) -> tuple[str, ...]:
         alert.effect.because,
         "" if head is None else slice_text(head.slice),
         str(cause.get("feature", cause.get("kind", ""))),
+        words.change(effect),
+        words.rest_change(effect),
+        words.widening(effect),
     )
 
 

@@ -16,11 +16,12 @@ PAGE = Path(__file__).parents[2] / "grafana" / "METRICS.md"
 INTRODUCTION = """\
 # What Prometheus is told
 
-`GET /metrics`, in Prometheus' text format or OpenMetrics as the Accept header asks. Figures of slices
-cover the last `SLICEWATCH_METRICS_WINDOW_SECONDS` of the model's own time (three days), the worst
-`SLICEWATCH_MAX_SLICE_SERIES` slices a model (200): those with an open alert first, then by evidence.
-The others are summed as `slice="other"`; the whole model is `slice="everyone"`. A slice with fewer than
-`publish_min_rows` predictions in the window has no series. What vanishes from the state vanishes here.
+`GET /metrics`, in Prometheus' text format or OpenMetrics as the Accept header asks. Figures of
+slices cover the last `SLICEWATCH_METRICS_WINDOW_SECONDS` of the model's own time (three days), of
+the worst `SLICEWATCH_MAX_SLICE_SERIES` slices a model (200): those with an open alert first, then
+by evidence. The others are summed as `slice="other"`; the whole model is `slice="everyone"`. A slice
+with fewer than `publish_min_rows` predictions in the window has no series. What vanishes from the
+state vanishes here, and counters of models go on over a restart, as the state does.
 
 `make format` writes this table from the code.
 
@@ -31,7 +32,8 @@ The others are summed as `slice="other"`; the whole model is `slice="everyone"`.
 
 def exported() -> dict[str, tuple[str, tuple[str, ...], str]]:
     """Type, labels and words of every metric, by the name that PromQL has for it."""
-    found = {f.name: (f.type, f.labels, f.words) for f in FAMILIES}
+    found: dict[str, tuple[str, tuple[str, ...], str]] = {}
+    found |= {f.name: (f.type, f.labels, f.words) for f in FAMILIES}
     metrics = Metrics()
     labels = _labels(metrics)
     for family in metrics.registry.collect():

@@ -1,0 +1,1 @@
+"""Boards: a module each, whose function of the same name gives it."""
