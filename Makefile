@@ -7,13 +7,14 @@ PROFILE ?=
 WRITE ?=
 FULL ?=
 FUZZ_SECONDS ?= 60
+PICTURES ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
 SYNCED := $(VENV)/.synced
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check format bench bench-client bench-detectors test-faults soak fuzz tour
+.PHONY: help venv demo test check check-grafana format bench bench-client bench-scrape bench-detectors test-faults soak fuzz tour
 .DELETE_ON_ERROR:
 
 help: ## say what there is
@@ -54,11 +55,20 @@ format: $(SYNCED) ## write the formatting, and the README's file list, that chec
 	$(BIN)/python tests/unit/test_metrics_table.py
 	$(BIN)/python -m grafana.build
 
+check-grafana: $(SYNCED) grafana/checks/node_modules/.package-lock.json ## boards: types, queries against a real run, drawn panels; PICTURES=1 keeps them
+	$(BIN)/pytest -q -rP grafana/checks $(if $(PICTURES),--pictures)
+
+grafana/checks/node_modules/.package-lock.json: grafana/checks/package-lock.json
+	cd grafana/checks && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+
 bench: $(SYNCED) ## events per CPU-second, with peers beside it; PROFILE=1 says where the time goes
 	$(BIN)/python tests/benchmarks/bench_walk.py $(if $(PROFILE),--profile)
 
 bench-client: $(SYNCED) ## what the client costs its program, through a minute of outage
 	$(BIN)/python -m tests.benchmarks.bench_client
+
+bench-scrape: $(SYNCED) ## what Prometheus costs: 10,000 slice series during full ingest
+	$(BIN)/python -m tests.benchmarks.bench_scrape
 
 bench-detectors: $(SYNCED) ## false alarms and delays beside river's; FULL=1 writes detectors/BENCH.md
 	$(BIN)/python -m tests.benchmarks.bench_detectors $(if $(FULL),--full)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -36,8 +37,12 @@ def board(
     words: str,
     sections: Mapping[str, Sequence[Any]],
     annotate: bool = False,
+    first: str | None = None,
 ) -> dashboards.Dashboard:
-    """A dashboard of rows of panels, by their headings; panels without a heading come first."""
+    """A dashboard of rows of panels, by their headings; panels without a heading come first.
+
+    `annotate`: with a mark where an incident opened. `first`: the slice that is chosen at first.
+    """
     made = (
         dashboards.Dashboard(f"Slicewatch / {title}")
         .uid(f"slicewatch-{name}")
@@ -50,7 +55,8 @@ def board(
         .with_variable(_datasource())
     )
     for variable, query in VARIABLES.items():
-        made = made.with_variable(_chosen(variable, query))
+        chosen = first if variable == "slice" else None
+        made = made.with_variable(_chosen(variable, query, chosen))
     for variable, url in (("slicewatch_url", SLICEWATCH_URL), ("runbook_url", RUNBOOK_URL)):
         made = made.with_variable(_stated(variable, url))
     made = made.link(_link("Open in Slicewatch", "${slicewatch_url}/"))
@@ -60,11 +66,12 @@ def board(
             made = made.link(_link(other_title, f"/d/slicewatch-{other}"))
     if annotate:
         made = made.annotation(_opened())
+    ids = itertools.count(1)
     for heading, panels in sections.items():
         if heading:
-            made = made.with_row(dashboards.Row(heading))
+            made = made.with_row(dashboards.Row(heading).id(next(ids)))
         for panel in panels:
-            made = made.with_panel(panel)
+            made = made.with_panel(panel.id(next(ids)))
     return made
 
 
@@ -72,8 +79,8 @@ def _datasource() -> dashboards.DatasourceVariable:
     return dashboards.DatasourceVariable("datasource").label("Prometheus").type("prometheus")
 
 
-def _chosen(name: str, query: str) -> dashboards.QueryVariable:
-    everything = VariableOption(selected=True, text=["All"], value=["$__all"])
+def _chosen(name: str, query: str, first: str | None) -> dashboards.QueryVariable:
+    current = VariableOption(selected=True, text=[first or "All"], value=[first or "$__all"])
     return (
         dashboards.QueryVariable(name)
         .label(name.capitalize())
@@ -84,7 +91,7 @@ def _chosen(name: str, query: str) -> dashboards.QueryVariable:
         .multi(True)
         .include_all(True)
         .all_value(".*")
-        .current(everything)
+        .current(current)
     )
 
 
@@ -123,7 +130,7 @@ def _opened() -> dashboards.AnnotationQuery:
     )
 
 
-def dashed() -> Properties:
+def dashed() -> dict[str, object]:
     """A thin broken line."""
     return {"custom.lineStyle": {"fill": "dash", "dash": [6, 6]}, "custom.lineWidth": 1}
 
@@ -131,6 +138,11 @@ def dashed() -> Properties:
 def fixed(color: str) -> Properties:
     """A line of this colour."""
     return {"color": {"mode": "fixed", "fixedColor": color}}
+
+
+def shades(color: str) -> dict[str, object]:
+    """Lines in shades of this colour."""
+    return {"color": {"mode": "shades", "fixedColor": color}}
 
 
 def band() -> dict[str, Properties]:

@@ -17,6 +17,7 @@ from grafana.boards.pipeline import pipeline
 from grafana.boards.slice import slice_
 
 DIRECTORY: Final = Path(__file__).parent / "dashboards"
+INTERVALS_ALONE: Final = ("auto", "auto_count", "auto_min")  # the SDK writes them on all variables
 BOARDS: Final = (oncall, model, slice_, pipeline)
 
 
@@ -24,10 +25,12 @@ def built() -> dict[str, str]:
     """The text of each file, by its name."""
     files = {}
     for make in BOARDS:
-        board = make().build()
-        files[f"{board.uid}.json"] = (
-            json.dumps(board, cls=JSONEncoder, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-        )
+        board = json.loads(json.dumps(make().build(), cls=JSONEncoder))
+        for variable in board["templating"]["list"]:
+            for name in INTERVALS_ALONE:
+                variable.pop(name, None)
+        text = json.dumps(board, indent=1, sort_keys=True, ensure_ascii=False)
+        files[f"{board['uid']}.json"] = f"{text}\n"
     return files
 
 

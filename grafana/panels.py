@@ -29,6 +29,7 @@ from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 DATASOURCE: Final = DataSourceRef(type_val="prometheus", uid="${datasource}")
 
+ROWS_A_SECOND: Final = "suffix: rows/s"  # a unit of our own, as Grafana takes them
 GREEN: Final = "#73BF69"
 AMBER: Final = "#FF9830"
 RED: Final = "#F2495C"
@@ -103,10 +104,11 @@ def number(
         .color_scheme(color(FieldColorModeId.THRESHOLDS))
         .color_mode(common.BigValueColorMode.VALUE)
         .graph_mode(common.BigValueGraphMode.NONE)
+        .text_mode(common.BigValueTextMode.VALUE)
         .reduce_options(parts.ReduceDataOptions().calcs(["lastNotNull"]))
         .no_value("–")
         .span(span)
-        .height(4)
+        .height(3)
     )
 
 

@@ -31,9 +31,9 @@ def of_alerts(figure: str, head: str) -> str:
 
 
 def in_incidents(figure: str) -> str:
-    """A figure of the slices that head an incident now."""
-    heads = f'slicewatch_alert_info{{{MODEL},metric=~"$metric",head=""}}'
-    return f"{figure}{{{MODEL}}} and on (tenant, model, slice) {heads}"
+    """A figure of the slices that head an incident at the end of what is shown, all along."""
+    heads = f'slicewatch_alert_info{{{MODEL},metric=~"$metric",head=""}} @ end()'
+    return f"{figure}{{{MODEL}}} and on (tenant, model, slice) ({heads})"
 
 
 def of_slice(figure: str) -> str:
@@ -44,3 +44,9 @@ def of_slice(figure: str) -> str:
 def whole(figure: str) -> str:
     """A figure of whole models."""
     return f'slicewatch_slice_{figure}{{{MODEL},slice="everyone"}} {MEASURED}'
+
+
+def most(n: int, figure: str) -> str:
+    """A figure of the slices that have most of it at the end of what is shown, all along."""
+    selector = f"slicewatch_slice_{figure}{{{MODEL}}}"
+    return f"{selector} {MEASURED} and topk({n}, {selector} @ end() {MEASURED})"

@@ -7,6 +7,7 @@ from grafana_foundation_sdk.builders import dashboard as dashboards
 from grafana.board import band, board, dashed
 from grafana.panels import (
     RED,
+    ROWS_A_SECOND,
     buckets,
     lines,
     rows,
@@ -18,6 +19,7 @@ from grafana.selectors import (
     SHARES,
     TENANT,
     THE_SLICE,
+    most,
     whole,
 )
 
@@ -25,12 +27,12 @@ from grafana.selectors import (
 def model() -> dashboards.Dashboard:
     """One model: how its slices stand, and whether enough is known to say so."""
     name = "{{slice}}"
-    worst = f"slicewatch_slice_evidence_ratio{{{MODEL}}} {MEASURED}"
     slices = rows(
         "Slices, worst first",
         f"How each slice stands over the window of /metrics. {LOSS_WORDS}",
         [
-            f"slicewatch_slice_{figure}{{{MODEL}}} {MEASURED}"
+            # without the metric's name, or the queries would have no labels in common
+            f"max by (tenant, model, slice) (slicewatch_slice_{figure}{{{MODEL}}} {MEASURED})"
             for figure in (
                 *("evidence_ratio", "loss", "loss_lower", "loss_upper", "reference_loss"),
                 *("disparity", "disparity_lower", "disparity_upper", "rows", "labels"),
@@ -76,28 +78,24 @@ def model() -> dashboards.Dashboard:
                     overrides=band() | {"^in the reference.*": dashed()},
                 ),
                 lines(
-                    "Disparity, the widest slices",
+                    "Disparity, the widest at the end",
                     f"Loss of a slice minus that of the rest. {LOSS_WORDS}",
-                    {name: f"topk(6, slicewatch_slice_disparity{{{MODEL}}} {MEASURED})"},
+                    {name: most(6, "disparity")},
                     "short",
                 ),
                 slices,
                 lines(
-                    "Evidence, the slices with most",
+                    "Evidence, the most at the end",
                     f"{SHARES} A meter starts anew when it has alarmed; while the alert is open it "
                     "is shown at what it alarmed with.",
-                    {name: f"topk(6, clamp_max({worst}, 10))"},
+                    {name: f"clamp_max({most(6, 'evidence_ratio')}, 10)"},
                     "none",
                     steps=((None, "transparent"), (1, RED)),
                 ),
                 lines(
                     "Inputs that moved",
                     "Share by which the feature that moved most did since the reference, by slice.",
-                    {
-                        "{{slice}}: {{feature}}": (
-                            f"topk(6, slicewatch_slice_input_shift_ratio{{{MODEL}}} {MEASURED})"
-                        )
-                    },
+                    {"{{slice}}: {{feature}}": most(6, "input_shift_ratio")},
                     "percentunit",
                 ),
             ],
@@ -149,7 +147,7 @@ def model() -> dashboards.Dashboard:
                             f"rate(slicewatch_labels_total{{{MODEL}}}[$__rate_interval])"
                         ),
                     },
-                    "reqps",
+                    ROWS_A_SECOND,
                     span=8,
                 ),
                 lines(

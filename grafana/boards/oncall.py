@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from grafana_foundation_sdk.builders import dashboard as dashboards
 
-from grafana.board import board, dashed, fixed
+from grafana.board import board, dashed, fixed, shades
 from grafana.panels import (
     AMBER,
     ANY_IS_BAD,
     GREEN,
     GREY,
     RED,
+    ROWS_A_SECOND,
     bars,
     lines,
     number,
@@ -35,18 +36,18 @@ def oncall() -> dashboards.Dashboard:
     """Who is hurt, since when, how much more than the others, what changed, what to do."""
     shown = {
         "slice": "slice",
+        "Value #B": "since",
         "change": "its loss",
         "rest": "the rest's",
         "widened": "gap widened by",
         "Value #A": "rise over the rest",
-        "Value #B": "since",
         "cause": "likely cause",
         "Value #C": "rows since",
         "Value #D": "explains",
         "severity": "severity",
+        "alert": "alert",
         "model": "model",
         "tenant": "tenant",
-        "alert": "alert",
     }
     heads = 'head=""'
     incidents = rows(
@@ -63,12 +64,15 @@ def oncall() -> dashboards.Dashboard:
         shown,
         unit="short",
         sort_by="rise over the rest",
-        height=7,
+        height=6,
         overrides={
             "slice": {"links": [THE_SLICE], "custom.width": 230},
             "its loss": {"custom.width": 140},
             "the rest's": {"custom.width": 140},
-            "gap widened by": {"custom.width": 210},
+            "gap widened by": {"custom.width": 230},
+            "rows since": {"custom.width": 100},
+            "explains": {"custom.width": 90},
+            "severity": {"custom.width": 90},
             "since": {"unit": "dateTimeAsIso", "custom.width": 170},
             "rise over the rest": {
                 "unit": "none",
@@ -79,7 +83,7 @@ def oncall() -> dashboards.Dashboard:
                     "steps": [{"value": None, "color": AMBER}, {"value": 1.5, "color": RED}],
                 },
             },
-            "alert": {"links": [EVIDENCE]},
+            "alert": {"links": [EVIDENCE], "custom.width": 130},
         },
     )
     explained = rows(
@@ -136,7 +140,7 @@ def oncall() -> dashboards.Dashboard:
                     "Rows arriving",
                     "Rows received a second, of all models of the tenants chosen.",
                     f"sum(rate(slicewatch_rows_received_total{{{TENANT}}}[$__rate_interval]))",
-                    "reqps",
+                    ROWS_A_SECOND,
                     decimals=1,
                 ),
                 number(
@@ -161,12 +165,18 @@ def oncall() -> dashboards.Dashboard:
                         ),
                     },
                     "short",
-                    overrides={".*reference$": dashed(), "^everyone.*": fixed(GREY)},
+                    overrides={
+                        ".*=.*": shades(RED),
+                        ".*reference$": dashed() | shades(AMBER),
+                        "^everyone.*": fixed(GREY),
+                    },
                 ),
                 bars(
                     "Evidence, slice by slice",
-                    f"{SHARES} The slices of an open alert stay at what they alarmed with.",
-                    f"topk(8, clamp_max(slicewatch_slice_evidence_ratio{{{MODEL}}} {MEASURED}, 2))",
+                    f"{SHARES} The slices of an open alert stay at what they alarmed with; those "
+                    "that an incident explains are left out.",
+                    f"topk(8, clamp_max(slicewatch_slice_evidence_ratio{{{MODEL}}} {MEASURED} "
+                    'unless on (tenant, model, slice) slicewatch_alert_info{head!=""}, 2))',
                     "{{slice}}",
                     "none",
                     ((None, GREEN), (0.1, AMBER), (1, RED)),

@@ -8,7 +8,7 @@ from grafana_foundation_sdk.builders import dashboard as dashboards
 from grafana_foundation_sdk.builders import timeseries
 
 from grafana.board import board
-from grafana.panels import AMBER, GREEN, RED, lines, number, rows
+from grafana.panels import AMBER, GREEN, RED, ROWS_A_SECOND, lines, number, rows
 from grafana.selectors import TENANT
 
 
@@ -109,7 +109,7 @@ def _rows_in() -> list[object]:
                     )
                 }
             ),
-            "reqps",
+            ROWS_A_SECOND,
             span=8,
         ),
         lines(
@@ -119,7 +119,7 @@ def _rows_in() -> list[object]:
                 {"{{tenant}}: {{reason}}": f"slicewatch_rows_rejected_total{{{TENANT}}}"},
                 "tenant, reason",
             ),
-            "reqps",
+            ROWS_A_SECOND,
             span=8,
         ),
         lines(

@@ -116,4 +116,5 @@ def slice_() -> dashboards.Dashboard:
             ]
         },
         annotate=True,
+        first="everyone",
     )

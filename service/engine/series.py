@@ -104,7 +104,8 @@ def _coverage(monitor: Monitor, since: int) -> tuple[float, float]:
     come at their age. What is left of a difference to the reference is not delay.
     """
     hours, sums = monitor.history.totals()
-    age_seconds = (monitor.row_clock.now - (hours * HOUR + HOUR // 2)) / SECOND
+    now = max(monitor.row_clock.now, monitor.clock.now)
+    age_seconds = (now - (hours * HOUR + HOUR // 2)) / SECOND
     ripe = sums[:, ROWS] * monitor.delays.share_within(np.maximum(age_seconds, 0.0))
     recent = hours * HOUR > since - HOUR
     normal = hours * HOUR < monitor.reference_until

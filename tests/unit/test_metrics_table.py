@@ -19,9 +19,9 @@ INTRODUCTION = """\
 `GET /metrics`, in Prometheus' text format or OpenMetrics as the Accept header asks. Figures of
 slices cover the last `SLICEWATCH_METRICS_WINDOW_SECONDS` of the model's own time (three days), of
 the worst `SLICEWATCH_MAX_SLICE_SERIES` slices a model (200): those with an open alert first, then
-by evidence. The others are summed as `slice="other"`; the whole model is `slice="everyone"`. A slice
-with fewer than `publish_min_rows` predictions in the window has no series. What vanishes from the
-state vanishes here, and counters of models go on over a restart, as the state does.
+by evidence. The others are summed as `slice="other"`; the whole model is `slice="everyone"`. A
+slice with fewer than `publish_min_rows` predictions in the window has no series. What vanishes from
+the state vanishes here, and counters of models go on over a restart, as the state does.
 
 `make format` writes this table from the code.
 
