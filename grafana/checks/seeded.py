@@ -97,7 +97,9 @@ def _replay(server: Server) -> None:
         as_file(files("service.demo") / "hospital.parquet") as recordings,
         Sender(server.url, server.key) as sender,
     ):
-        replay(Source(recordings), sender, speed=FORTNIGHT_SECONDS / REPLAY_SECONDS, batch_rows=200)
+        replay(
+            Source((recordings,)), sender, speed=FORTNIGHT_SECONDS / REPLAY_SECONDS, batch_rows=200
+        )
 
 
 def _misbehave(server: Server) -> None:
