@@ -200,7 +200,9 @@ def _input_shifts(
     rows = zip(names[: shown.size], shifts, strict=True)
     return Table(
         [
-            label_set((*SLICE, "feature"), (tenant, name, text, "" if not moved else moved["feature"]))
+            label_set(
+                (*SLICE, "feature"), (tenant, name, text, "" if not moved else moved["feature"])
+            )
             for text, moved in rows
         ],
         {

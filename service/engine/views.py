@@ -11,7 +11,7 @@ import numpy as np
 from service.clock import to_rfc3339
 from service.engine.fold import Fold
 from service.monitor.detectable import detectable, detectable_json
-from service.monitor.findings import Slice, slice_text
+from service.monitor.findings import Slice
 from service.monitor.inputs import Histogram
 from service.monitor.losses import RATIO_LOSSES
 from service.monitor.model import Model
