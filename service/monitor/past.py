@@ -19,7 +19,7 @@ from service.monitor.monitor import Monitor
 from service.monitor.slices import ROOT
 from service.monitor.standing import dispersions
 
-SHRINK: Final = 4.0  # effective losses by which a span's ratio to its due is held to 1
+SHRINK: Final = 4.0  # effective losses by which a ratio to what is due is held to 1
 MOST_CAPPED: Final = 1.25  # times what the detectors' cap leaves of the losses, at the most
 
 Indices = npt.NDArray[np.intp]
@@ -46,7 +46,7 @@ class Past:
     membership: csr_array  # (n_slices, n_cells), 0/1
     hours: Hours
     rates: Floats | None  # loss due per exposure, of each cell; None while there is no reference
-    own_ratio: Floats  # of each slice: what its own past says of it, times its cells' rates
+    own_ratio: Floats  # of each slice: what it lost in the reference over what its cells' rates say
     dispersion: Floats  # of each slice
     reference_until: int  # microseconds since 1970; 0 while there is none
 
@@ -55,20 +55,22 @@ class Past:
         """The past of a monitor, as of now."""
         slices, hours, watch = monitor.slices, monitor.history.hours(), monitor.watch
         membership = slices.membership()
-        totals = membership @ monitor.history.cells_between(slices.n_cells)
-        own_ratio = np.ones(len(slices))
-        rates = None
+        dispersion = dispersions(
+            monitor, membership @ monitor.history.cells_between(slices.n_cells)
+        )
+        rates, own_ratio = None, np.ones(len(slices))
         if watch is not None:
-            known = watch.own_ratio()
-            own_ratio[: known.size] = known
-            rates = _in_published_units(monitor, hours, watch.rates.predict(slices.levels))
+            rates = watch.rates.predict(slices.levels)
+            rates, lost, due = _in_published_units(monitor, hours, rates)
+            lost, due = membership @ lost / dispersion, membership @ due / dispersion
+            own_ratio = (lost + SHRINK) / (due + SHRINK)
         return cls(
             names=tuple(slices.names),
             membership=membership,
             hours=hours,
             rates=rates,
             own_ratio=own_ratio,
-            dispersion=dispersions(monitor, totals),
+            dispersion=dispersion,
             reference_until=monitor.reference_until,
         )
 
@@ -125,14 +127,21 @@ class Past:
             )
 
 
-def _in_published_units(monitor: Monitor, hours: Hours, rates: Floats) -> Floats:
-    """Rates of losses as they are published, of rates of losses as the detectors take them.
+def _in_published_units(
+    monitor: Monitor, hours: Hours, rates: Floats
+) -> tuple[Floats, Floats, Floats]:
+    """Rates of losses as published, and what each cell lost and was due by them in the reference.
 
-    Those are capped, and in units of the cap where a loss has no unit of its own: published ones
-    are a little more, by as much as they were in the reference's hours.
+    `rates` are of losses as the detectors take them: capped, and in units of the cap where a loss
+    has no unit of its own. Published ones are a little more, as they were in the reference.
     """
     unit = monitor.cap if monitor.schema.loss in SCALED_LOSSES else 1.0
     normal = hours.hours * HOUR < monitor.reference_until
-    lost = float(hours.sums[normal, LOSS].sum())
-    due = unit * float((hours.sums[normal, EXPOSURE] * rates[hours.cells[normal]]).sum())
-    return rates * unit * (float(np.clip(lost / due, 1.0, MOST_CAPPED)) if due > 0 else 1.0)
+    cells, n_cells = hours.cells[normal], rates.size
+    lost: Floats = np.bincount(cells, hours.sums[normal, LOSS], minlength=n_cells).astype(
+        np.float64
+    )
+    due = unit * rates * np.bincount(cells, hours.sums[normal, EXPOSURE], minlength=n_cells)
+    total = float(due.sum())
+    capped = float(np.clip(lost.sum() / total, 1.0, MOST_CAPPED)) if total > 0 else 1.0
+    return rates * unit * capped, lost, due * capped

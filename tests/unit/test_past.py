@@ -11,7 +11,7 @@ from service.ingest.events import LABEL
 from service.monitor.history import HOUR
 from service.monitor.past import Past
 from service.monitor.slices import ROOT
-from tests.rows import START, Stream, a_configuration, fold_in
+from tests.rows import SECOND, START, Stream, a_configuration, fold_in
 
 SPLIT = START // HOUR + 20
 EDGES = np.array([START // HOUR, SPLIT, START // HOUR + 60])
@@ -19,13 +19,13 @@ EDGES = np.array([START // HOUR, SPLIT, START // HOUR + 60])
 
 @pytest.fixture(scope="module")
 def stream() -> Stream:
-    return Stream(n_predictions=3_000, bad={"floor": "2"}, bad_rate=0.6, onset=0.4)
+    return Stream(12_000, bad={"floor": "2"}, bad_rate=0.6, onset=0.4, apart=15 * SECOND)
 
 
 @pytest.fixture(scope="module")
 def past(stream: Stream) -> Past:
     fold = Fold()
-    fold.apply(a_configuration({"loss": "zero_one", "reference": {"rows": 800}}))
+    fold.apply(a_configuration({"loss": "zero_one", "reference": {"rows": 4_000}}))
     fold_in(fold, stream.rows())
     view = model_view(fold, "acme", "m")
     assert view is not None
@@ -72,6 +72,7 @@ def test_what_is_due_stays_where_the_reference_was_and_excess_says_who_got_worse
 ) -> None:
     floors = [past.names.index((("floor", str(n)),)) for n in (1, 2)]
     course = past.course(np.array(floors), EDGES)
+    # a floor's thousand rows of reference hold 100 errors, give or take 10
     assert course.due == pytest.approx(np.full((2, 2), 0.1), abs=0.04)
     assert course.excess[1, 1] > 2 > 1.5 > course.excess[0, 1]
 
