@@ -13,6 +13,8 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from service.console import problems_told
+
 app = typer.Typer(help="Say where alerts are posted, and try it.", no_args_is_help=True)
 
 DEFAULT_URL: Final = "http://127.0.0.1:8080"
@@ -191,15 +193,11 @@ class _Ask:
 
 @contextmanager
 def _service(url: str, key: str) -> Iterator[_Ask]:
-    """The service at a URL; a problem is one line on standard error and exit code 1."""
-    from service.errors import SlicewatchError
-
+    """The service at a URL; problems are told."""
     ask = _Ask(url, key)
     try:
-        yield ask
-    except SlicewatchError as error:
-        typer.echo(f"slicewatch: {error}", err=True)
-        raise typer.Exit(1) from None
+        with problems_told():
+            yield ask
     finally:
         ask.http.close()
 
