@@ -116,7 +116,7 @@ class Watch:
         self.least = np.ones(0), np.ones(0)  # own, share: of independent rows, by the reference
         self.scale = 1.0  # of the labels' weights, so that one of the reference's weighs 1
         self.typical_rate = TYPICAL_RATE  # of the published loss, in the reference
-        self.compound = 1.0  # by how much the reference's uneven weights scatter further
+        self.compound: Floats = np.ones(0)  # of each slice's uneven weights in the reference
         self.calibration: Calibration | None = None  # None: hazards are the proven ones
         self._cell_rates: Floats = np.empty(0)  # what `rates` say of each cell, while none is new
 
@@ -157,7 +157,8 @@ class Watch:
         share_shrunk = shrink_dispersion(share, n_units, total_units, margin, share_least)
 
         watch = cls(rates, tolerance, budget)
-        watch.scale, watch.compound, watch.least = scale, rough, least
+        watch.scale, watch.least = scale, least
+        _, watch.compound = _due(membership, summary.sums, expected)
         lost, exposed = summary.sums[:, LOSS].sum(), summary.sums[:, EXPOSURE].sum()
         watch.typical_rate = float(lost / exposed) if lost > 0 else TYPICAL_RATE
         counts = np.append(n_units, 0.0)
@@ -231,13 +232,13 @@ class Watch:
     def outcomes(self, summary: Summary, slices: Slices) -> Outcomes:
         """What a tick's labels lost per slice, and what was due."""
         membership, due = slices.membership(), self.scale * self._rates_of(slices)
-        expected = membership @ (due * summary.sums[:, JUDGED])
-        squared = membership @ (due * self.scale * summary.sums[:, JUDGED_TWICE])
-        compound = np.divide(squared, expected, out=np.ones(len(slices)), where=expected > 0)
+        expected, compound = _due(membership, summary.sums, due)
+        usual = np.full(len(slices), self.compound[ROOT])
+        usual[: self.compound.size] = self.compound
         return Outcomes(
             membership @ (self.scale * summary.sums[:, CAPPED]),
             expected,
-            np.maximum(compound / self.compound, 1.0),
+            np.maximum(self.scale * compound / (MARGIN * usual), 1.0),
         )
 
     def detect(
@@ -388,6 +389,13 @@ class Watch:
         calibration = state["calibration"]
         watch.calibration = None if calibration is None else Calibration.restore(calibration)
         return watch
+
+
+def _due(membership: csr_array, sums: Floats, rates: Floats) -> tuple[Floats, Floats]:
+    """What is due of each slice, and by how much its rows' uneven weights scatter further."""
+    due = membership @ (rates * sums[:, JUDGED])
+    squared = membership @ (rates * sums[:, JUDGED_TWICE])
+    return due, np.divide(squared, due, out=np.ones(due.size), where=due > 0)
 
 
 def heavier(sums: Floats) -> Floats:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, Row, and_, func, insert, select, update
+from sqlalchemy import Connection, Row, and_, bindparam, func, insert, select, update
 
 from service.alerts.alert import Alert
 from service.alerts.muting import Muting
@@ -33,6 +33,48 @@ _ITS_ENDPOINT: Final = and_(
     endpoints.c.tenant == lanes.c.tenant, endpoints.c.id == lanes.c.endpoint_id
 )
 
+# Statements of every claim, built once: building them costs more than running them.
+_WAITING: Final = and_(
+    deliveries.c.tenant == bindparam("its_tenant"),
+    deliveries.c.endpoint_id == bindparam("its_endpoint"),
+    deliveries.c.state == DeliveryState.WAITING.value,
+)
+_OLDEST_DUE: Final = (
+    select(deliveries)
+    .where(_WAITING, deliveries.c.next_attempt_at <= bindparam("now"))
+    .order_by(deliveries.c.next_attempt_at, deliveries.c.sequence, deliveries.c.id)
+    .limit(1)
+)
+_OF_ALERT: Final = (
+    select(deliveries)
+    .where(_WAITING, deliveries.c.alert_id == bindparam("alert"))
+    .order_by(deliveries.c.sequence, deliveries.c.id)
+)
+_ALERT: Final = select(alerts.c.body).where(
+    alerts.c.tenant == bindparam("its_tenant"), alerts.c.id == bindparam("alert")
+)
+_IS_ACTIVE: Final = (  # it may have been paused since it was seen to be due
+    select(endpoints.c.id)
+    .where(
+        endpoints.c.tenant == bindparam("its_tenant"),
+        endpoints.c.id == bindparam("its_endpoint"),
+        endpoints.c.state == EndpointState.ACTIVE.value,
+    )
+    .exists()
+)
+_TAKE: Final = (
+    update(lanes)
+    .where(
+        lanes.c.tenant == bindparam("its_tenant"),
+        lanes.c.endpoint_id == bindparam("its_endpoint"),
+        lanes.c.wanted_at <= bindparam("now"),
+        lanes.c.free_at <= bindparam("now"),
+        lanes.c.leased_until == bindparam("held_until"),
+        _IS_ACTIVE,
+    )
+    .values(leased_until=bindparam("until"))
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Lane:
@@ -42,6 +84,8 @@ class Lane:
     endpoint_id: str
     leased_until: int
     n_failures: int  # in a row
+    wants: Wants
+    sealed: str  # service.notify.endpoints.Private
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +134,14 @@ class Recorded:
 def due(connection: Connection, now: int, limit: int) -> list[Lane]:
     """Lanes with something due, whoever had a turn longest ago first."""
     query = (
-        select(lanes.c.tenant, lanes.c.endpoint_id, lanes.c.leased_until, lanes.c.n_failures)
+        select(
+            lanes.c.tenant,
+            lanes.c.endpoint_id,
+            lanes.c.leased_until,
+            lanes.c.n_failures,
+            endpoints.c.wants,
+            endpoints.c.sealed,
+        )
         .join(endpoints, _ITS_ENDPOINT)
         .where(
             lanes.c.wanted_at <= now,
@@ -101,7 +152,10 @@ def due(connection: Connection, now: int, limit: int) -> list[Lane]:
         .order_by(lanes.c.free_at, lanes.c.tenant, lanes.c.endpoint_id)
         .limit(limit)
     )
-    return [Lane(*row) for row in connection.execute(query)]
+    return [
+        Lane(*row[:4], Wants.model_validate_json(row.wants), row.sealed)
+        for row in connection.execute(query)
+    ]
 
 
 def claim_all(connection: Connection, wanted: list[Lane], now: int, until: int) -> list[Leased]:
@@ -119,36 +173,20 @@ def _claim(
     connection: Connection, lane: Lane, muting: Muting, now: int, until: int
 ) -> Leased | None:
     """Lease a lane `until` then, with the delivery to make; None where there is none to make."""
-    taken = connection.execute(
-        update(lanes)
-        .where(
-            _of(lane),
-            lanes.c.wanted_at <= now,
-            lanes.c.free_at <= now,
-            lanes.c.leased_until == lane.leased_until,
-        )
-        .values(leased_until=until)
-    )
-    if taken.rowcount == 0:
+    whose = {"its_tenant": lane.tenant, "its_endpoint": lane.endpoint_id}
+    held = {"held_until": lane.leased_until, "now": now, "until": until}
+    if connection.execute(_TAKE, {**whose, **held}).rowcount == 0:
         return None
-    endpoint = connection.execute(
-        select(endpoints.c.wants, endpoints.c.sealed, endpoints.c.state).where(
-            endpoints.c.tenant == lane.tenant, endpoints.c.id == lane.endpoint_id
-        )
-    ).one_or_none()
-    chosen: Row[Any] | None = None
-    if endpoint is not None and endpoint.state == EndpointState.ACTIVE.value:
-        wants = Wants.model_validate_json(endpoint.wants)
-        chosen = _Choice(connection, lane, wants, muting, now).choose()
-    if chosen is None or endpoint is None:
+    chosen = _Choice(connection, lane, muting, now).choose()
+    if chosen is None:
         _rest(connection, lane)
         return None
     return Leased(
         tenant=lane.tenant,
         id=chosen.id,
         endpoint_id=lane.endpoint_id,
-        wants=wants,
-        sealed=endpoint.sealed,
+        wants=lane.wants,
+        sealed=lane.sealed,
         body=chosen.body,
         n_attempts=chosen.n_attempts,
         n_failures=lane.n_failures,
@@ -159,12 +197,9 @@ def _claim(
 class _Choice:
     """Which delivery of a leased lane goes out now; what need not go out is put aside."""
 
-    def __init__(
-        self, connection: Connection, lane: Lane, wants: Wants, muting: Muting, now: int
-    ) -> None:
+    def __init__(self, connection: Connection, lane: Lane, muting: Muting, now: int) -> None:
         self._connection = connection
         self._lane = lane
-        self._wants = wants
         self._now = now
         self._muting = muting
 
@@ -186,21 +221,12 @@ class _Choice:
         return None
 
     def _oldest_due(self) -> Row[Any] | None:
-        d = deliveries.c
-        query = (
-            select(deliveries)
-            .where(self._waiting(), d.next_attempt_at <= self._now)
-            .order_by(d.next_attempt_at, d.sequence, d.id)
-            .limit(1)
-        )
-        return self._connection.execute(query).first()
+        return self._connection.execute(_OLDEST_DUE, {**self._its(), "now": self._now}).first()
 
     def _newest_or_next(self, alert_id: str) -> tuple[Row[Any], str | None]:
         """Of what waits about one alert: the first, or the last where that stands for them all;
         and what held any of it back."""
-        d = deliveries.c
-        query = select(deliveries).where(self._waiting(), d.alert_id == alert_id)
-        waiting = self._connection.execute(query.order_by(d.sequence, d.id)).all()
+        waiting = self._connection.execute(_OF_ALERT, {**self._its(), "alert": alert_id}).all()
         first, newest = waiting[0], waiting[-1]
         waited = first.n_replays == 0 and first.created_at <= self._now - COALESCE_AFTER
         if not (first.n_attempts or first.held_by or waited):
@@ -236,7 +262,7 @@ class _Choice:
         mute = None if delivery.type in _ENDINGS else self._muting.of(alert)
         if mute is not None:
             return mute.by, mute.until
-        quiet = self._wants.quiet_hours
+        quiet = self._lane.wants.quiet_hours
         if quiet is None or alert.severity in quiet.unless:
             return None
         until = quiet.until_when(self._now)
@@ -244,10 +270,8 @@ class _Choice:
 
     def _alert(self, delivery: Row[Any]) -> Alert | None:
         """The alert as it is now."""
-        query = select(alerts.c.body).where(
-            alerts.c.tenant == self._lane.tenant, alerts.c.id == delivery.alert_id
-        )
-        body = self._connection.scalar(query)
+        about = {"its_tenant": self._lane.tenant, "alert": delivery.alert_id}
+        body = self._connection.scalar(_ALERT, about)
         return None if body is None else msgspec.json.decode(body, type=Alert)
 
     def _put(self, delivery: Row[Any], **values: Any) -> None:
@@ -255,8 +279,8 @@ class _Choice:
             update(deliveries).where(_is(self._lane.tenant, delivery.id)).values(**values)
         )
 
-    def _waiting(self) -> Any:
-        return _waiting(self._lane.tenant, self._lane.endpoint_id)
+    def _its(self) -> dict[str, Any]:
+        return {"its_tenant": self._lane.tenant, "its_endpoint": self._lane.endpoint_id}
 
 
 def record(
@@ -271,8 +295,7 @@ def record(
     An endpoint is disabled where the verdict says so, and once nothing but failures came of it
     for `disable_after` µs.
     """
-    lane = Lane(leased.tenant, leased.endpoint_id, leased.leased_until, leased.n_failures)
-    held = and_(_of(lane), lanes.c.leased_until == leased.leased_until)
+    held = and_(_of(leased), lanes.c.leased_until == leased.leased_until)
     before = connection.execute(select(lanes).where(held).with_for_update()).one_or_none()
     if before is None:
         return None
@@ -281,7 +304,7 @@ def record(
     since = (before.failing_since or attempt.at) if failed else None
     connection.execute(
         update(lanes)
-        .where(_of(lane))
+        .where(_of(leased))
         .values(free_at=verdict.free_at, n_failures=n_failures, failing_since=since)
     )
     connection.execute(
@@ -295,7 +318,7 @@ def record(
         )
     )
     _store(connection, leased, attempt)
-    wanted_at = _rest(connection, lane)
+    wanted_at = _rest(connection, leased)
     disabled = ""
     if verdict.gone:
         disabled = "it answered 410 Gone"
@@ -333,7 +356,7 @@ def release(connection: Connection, held: list[tuple[str, str, str]], now: int) 
     return len(held)
 
 
-def _rest(connection: Connection, lane: Lane) -> int:
+def _rest(connection: Connection, lane: Lane | Leased) -> int:
     """End a lease; gives when the lane is wanted next."""
     soonest = select(func.min(deliveries.c.next_attempt_at)).where(
         _waiting(lane.tenant, lane.endpoint_id)
@@ -368,7 +391,7 @@ def _disable(connection: Connection, leased: Leased, reason: str, at: int) -> No
     enqueue_news(connection, leased.tenant, "endpoint.disabled", about, data, at)
 
 
-def _of(lane: Lane) -> Any:
+def _of(lane: Lane | Leased) -> Any:
     return and_(lanes.c.tenant == lane.tenant, lanes.c.endpoint_id == lane.endpoint_id)
 
 

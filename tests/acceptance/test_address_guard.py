@@ -28,6 +28,9 @@ from tests.builders import ManualClock
 from tests.house import House
 from tests.receiver import Receiver, receiving, status
 
+pytestmark = pytest.mark.fault
+
+
 ADDRESSES: Final = """
 0.0.0.0 0.1.2.3 10.0.0.1 10.255.255.255 100.64.0.1 100.100.100.200 100.127.255.254 127.0.0.1
 127.1.2.3 169.254.169.254 169.254.170.2 172.16.0.1 172.31.255.255 192.0.0.1 192.0.0.192 192.0.2.1

@@ -20,6 +20,9 @@ from service.notify.worker import LEASE_MARGIN_SECONDS, Worker
 from tests.house import DEADLINE, House
 from tests.receiver import Receiver, receiving
 
+pytestmark = pytest.mark.fault
+
+
 LEASE_SECONDS = DEADLINE + LEASE_MARGIN_SECONDS
 
 

@@ -29,7 +29,7 @@ from tests.figures import Figures
 
 EVERY_SECONDS, LEASE_SECONDS, WORK_SECONDS = 0.02, 0.5, 0.03
 N_KILLS = N_STOPS = 3
-WITHIN_SECONDS = 20.0
+WITHIN_SECONDS = 60.0  # four interpreters load at once, on what may be a busy machine
 
 pytestmark = pytest.mark.fault
 
@@ -106,11 +106,31 @@ def n_slots(database: Database) -> int:
         return connection.scalar(select(func.count()).select_from(job_slots)) or 0
 
 
-def await_progress(database: Database, n_more: int) -> None:
-    wanted, ends_at = n_slots(database) + n_more, time.monotonic() + WITHIN_SECONDS
+def goes_on(database: Database, n_more: int, within_seconds: float) -> bool:
+    """So many more slots are run in that time."""
+    wanted, ends_at = n_slots(database) + n_more, time.monotonic() + within_seconds
     while n_slots(database) < wanted:
-        assert time.monotonic() < ends_at, "the job has stopped"
+        if time.monotonic() > ends_at:
+            return False
         threading.Event().wait(0.01)
+    return True
+
+
+def await_progress(database: Database, n_more: int) -> None:
+    assert goes_on(database, n_more, WITHIN_SECONDS), "the job has stopped"
+
+
+def stop_at_work(database: Database, said: Said) -> bool:
+    """Stop whoever is at work until another has its slot; its late write was refused.
+
+    False where it was stopped inside a transaction instead: SQLite's lock is then its own until
+    it goes on, and nobody can take over.
+    """
+    victim = next_that_says(said, "at work")
+    victim.send(signal.SIGSTOP)
+    was_taken_over = goes_on(database, 2, WITHIN_SECONDS / 6)
+    victim.send(signal.SIGCONT)
+    return was_taken_over and next_that_says(said, "refused") is victim
 
 
 @pytest.mark.parametrize("n", [2, 4])
@@ -125,12 +145,9 @@ def test_slots_run_twice_0_with_holders_killed_and_stopped_at_work(
             victim.kill()
             await_progress(database, 2)
             victim.start()
-        for _ in range(N_STOPS):
-            victim = next_that_says(said, "at work")
-            victim.send(signal.SIGSTOP)
-            await_progress(database, 2)  # another has taken its slot over
-            victim.send(signal.SIGCONT)
-            n_refused += next_that_says(said, "refused") is victim  # it came too late
+        for _ in range(3 * N_STOPS):
+            if n_refused < N_STOPS:
+                n_refused += stop_at_work(database, said)
         await_progress(database, 5)
     with database.read() as connection:
         ran = list(connection.scalars(select(effects.c.slot).order_by(effects.c.slot)))

@@ -38,6 +38,7 @@ pytestmark = pytest.mark.fault
 
 SEED: Final = 20261122
 ROWS_A_REQUEST: Final = 50
+NO_KEEP_ALIVE: Final = httpx2.Limits(max_keepalive_connections=0)  # a connection, a harm
 
 
 class Sender(threading.Thread):
@@ -50,6 +51,7 @@ class Sender(threading.Thread):
         self.acknowledged: set[str] = set()
         self.statuses: Counter[int] = Counter()
         self.n_retries = 0
+        self.client = httpx2.Client(timeout=1.0, trust_env=False, limits=NO_KEEP_ALIVE)
         self.ends = threading.Event()
 
     def run(self) -> None:
@@ -71,15 +73,14 @@ class Sender(threading.Thread):
         while True:
             port = self.port or int(self.server.url.rsplit(":", 1)[1])
             try:
-                with httpx2.Client(timeout=1.0, trust_env=False) as client:
-                    answer = client.post(
-                        f"http://127.0.0.1:{port}/v1/events",
-                        content=body,
-                        headers={
-                            "authorization": f"Bearer {self.server.key}",
-                            "idempotency-key": key,
-                        },
-                    )
+                answer = self.client.post(
+                    f"http://127.0.0.1:{port}/v1/events",
+                    content=body,
+                    headers={
+                        "authorization": f"Bearer {self.server.key}",
+                        "idempotency-key": key,
+                    },
+                )
             except httpx2.TransportError:
                 answer = None
             if answer is not None:
@@ -89,7 +90,7 @@ class Sender(threading.Thread):
             if self.ends.is_set():
                 return False
             self.n_retries += 1
-            threading.Event().wait(self.rng.uniform(0.005, 0.03))
+            threading.Event().wait(self.rng.uniform(0.02, 0.1))
 
 
 @contextmanager
@@ -104,6 +105,7 @@ def sending(server: Server, n: int, port: int | None = None) -> Iterator[list[Se
             sender.ends.set()
         for sender in senders:
             sender.join(30)
+            sender.client.close()
 
 
 def stored_ids(directory: Path) -> list[str]:

@@ -30,6 +30,9 @@ from tests.certificates import Authority
 from tests.house import House
 from tests.receiver import Receiver, Reply, receiving, status
 
+pytestmark = pytest.mark.fault
+
+
 LOOPBACK = ("127.0.0.0/8",)
 
 

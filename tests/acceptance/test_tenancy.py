@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from starlette.routing import BaseRoute
 
 from service.app import create_app
-from service.clock import SystemClock
+from service.clock import SystemClock, to_rfc3339
 from service.engine.state_store import SqlStateStore
 from service.keys import Scope
 from service.services import Services
@@ -52,6 +52,16 @@ NOBODYS: Final = {
 WRITES, READS, MANAGES = frozenset({"ingest"}), frozenset({"read", "admin"}), frozenset({"admin"})
 
 
+MODELS: Final = {"models": ["theirs"]}
+ENDS: Final = "2099-01-01T00:00:00Z"
+SILENCE: Final = {  # an hour of them, by the clock of whoever runs this
+    "matcher": {"models": [f"{CANARY}/model"]},
+    "ends_at": to_rfc3339(SystemClock().now() + 3_600_000_000),
+    "reason": f"{CANARY} reason",
+}
+RANGE: Final = {"since": "2020-01-01T00:00:00Z", "until": ENDS}
+
+
 @dataclass(frozen=True)
 class Row:
     """What a route asks for, and how to call it."""
@@ -74,6 +84,10 @@ ROWS: Final = {
     ("GET", "/v1/alerts/{alert_id}/history"): Row(READS, is_whose="alert"),
     ("GET", "/v1/alerts/{alert_id}/evidence"): Row(READS, is_whose="alert"),
     ("POST", "/v1/alerts/{alert_id}/acknowledge"): Row(MANAGES, {}, is_whose="alert"),
+    ("DELETE", "/v1/alerts/{alert_id}/acknowledge"): Row(MANAGES, is_whose="alert"),
+    ("POST", "/v1/silences"): Row(MANAGES, {**SILENCE, "reason": "theirs", "matcher": MODELS}),
+    ("GET", "/v1/silences"): Row(READS),
+    ("GET", "/v1/silences/{silence_id}"): Row(READS, is_whose="silence"),
     ("POST", "/v1/endpoints"): Row(MANAGES, {"url": "https://receiver.example/other"}),
     ("GET", "/v1/endpoints"): Row(READS),
     ("GET", "/v1/endpoints/{endpoint_id}"): Row(READS, is_whose="endpoint"),
@@ -86,8 +100,10 @@ ROWS: Final = {
     ("POST", "/v1/endpoints/{endpoint_id}/deliveries/{delivery_id}/replay"): Row(
         MANAGES, is_whose="endpoint"
     ),
+    ("POST", "/v1/endpoints/{endpoint_id}/replay"): Row(MANAGES, RANGE, is_whose="endpoint"),
     ("GET", "/v1/audit"): Row(MANAGES),
     # Last: what it deletes is there for the others.
+    ("DELETE", "/v1/silences/{silence_id}"): Row(MANAGES, is_whose="silence"),
     ("DELETE", "/v1/endpoints/{endpoint_id}"): Row(MANAGES, is_whose="endpoint"),
 }
 OPEN: Final = frozenset({"/livez", "/readyz", "/openapi.json", "/docs", "/docs/oauth2-redirect"})
@@ -120,6 +136,7 @@ def at(path: str, ids: dict[str, str]) -> str:
         ("{alert_id}", "alert"),
         ("{endpoint_id}", "endpoint"),
         ("{delivery_id}", "delivery"),
+        ("{silence_id}", "silence"),
     ):
         path = path.replace(parameter, ids[whose])
     return path
@@ -191,11 +208,13 @@ def fill(house: House) -> None:
     )
     assert acknowledged.status_code == 200
     tested = house.client.post(f"/v1/endpoints/{endpoint['id']}/test", headers=admin).json()
+    silenced = house.client.post("/v1/silences", json=SILENCE, headers=admin).json()
     house.ids = {
         "model": f"{CANARY}/model",
         "alert": "al_acme",
         "endpoint": endpoint["id"],
         "delivery": tested["id"],
+        "silence": silenced["id"],
     }
 
 
