@@ -146,7 +146,7 @@ def oncall() -> dashboards.Dashboard:
                 number(
                     "Oldest webhook waiting",
                     "How long the oldest webhook that was not taken yet has waited.",
-                    "max(slicewatch_deliveries_oldest_seconds)",
+                    "max(slicewatch_deliveries_oldest_waiting_seconds)",
                     "s",
                     ((None, GREEN), (60, AMBER), (900, RED)),
                 ),

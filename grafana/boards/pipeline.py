@@ -219,7 +219,7 @@ def _out() -> list[object]:
             "How many, and how long the oldest of them has.",
             {
                 "waiting": "max(slicewatch_deliveries_waiting)",
-                "age of the oldest, seconds": "max(slicewatch_deliveries_oldest_seconds)",
+                "age of the oldest, seconds": "max(slicewatch_deliveries_oldest_waiting_seconds)",
             },
             "short",
             span=8,
