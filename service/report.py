@@ -230,7 +230,10 @@ def _why_not_judged(row: Json, whole: Json) -> str:
 
 
 def _trends(parts: list[list[Json]], apart: timedelta) -> pd.DataFrame:
-    """Change of loss a week by slice, with its interval: least squares, weighted by precision."""
+    """Change of loss a week by slice, with its interval: least squares, weighted by precision.
+
+    The parts' intervals hold at all times, so they and the trend's are wider than one look needs.
+    """
     points = pd.DataFrame(
         [
             (words.slice_text(row), place, row["loss"], *row["loss_interval"])

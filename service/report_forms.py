@@ -70,7 +70,7 @@ HOW_TO_READ: Final = (
     "which it was chosen for labelling.",
     "Against the rest: the slice's loss minus that of every prediction outside the slice. It says "
     "how unevenly people are served, not why.",
-    "Intervals hold 95 % each at one look. Of a hundred of them about five miss the truth, so a "
+    "Intervals hold 95 % each, whenever one looks. Of a hundred of them a few miss the truth, so a "
     "table this long shows some differences that are none; alerts are held to a stricter rule.",
     "Trend: the change of the loss in a week, with its interval; steady where it may be none.",
 )

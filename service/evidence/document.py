@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from detectors.confidence import combined_interval
 from service.clock import to_rfc3339
 from service.engine.views import ModelView
 from service.ingest.events import Ints
@@ -138,22 +139,17 @@ def _columns(course: Course) -> Json:
 
 def _gap(own: Course, rest: Course, span: int) -> Json:
     """Loss of the slice, of the rest, and between them, each with its interval."""
-    loss, lower, upper = (float(c[0, span]) for c in (own.loss, own.lower, own.upper))
-    other, other_lower, other_upper = (
-        float(c[0, span]) for c in (rest.loss, rest.lower, rest.upper)
-    )
-    gap = loss - other
+    both = [[c.loss[0, span], c.lower[0, span], c.upper[0, span]] for c in (own, rest)]
+    loss, lower, upper = np.array(both).T
+    gap_lower, gap_upper = combined_interval(np.array([1.0, -1.0]), loss, lower, upper)
     return {
-        "slice": _number(loss),
-        "slice_interval": _pair(lower, upper),
-        "due": _number(float(own.due[0, span])),
-        "rest": _number(other),
-        "rest_interval": _pair(other_lower, other_upper),
-        "gap": _number(gap),
-        "gap_interval": _pair(
-            gap - math.hypot(loss - lower, other_upper - other),
-            gap + math.hypot(upper - loss, other - other_lower),
-        ),
+        "slice": _number(loss[0]),
+        "slice_interval": _pair(lower[0], upper[0]),
+        "due": _number(own.due[0, span]),
+        "rest": _number(loss[1]),
+        "rest_interval": _pair(lower[1], upper[1]),
+        "gap": _number(loss[0] - loss[1]),
+        "gap_interval": _pair(float(gap_lower), float(gap_upper)),
     }
 
 

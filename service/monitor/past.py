@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_array
 
-from detectors.confidence import rate_interval
+from detectors.confidence import TYPICAL_RATE, rate_interval
 from detectors.summary import EXPOSURE, LABELS, LOSS, N_COLUMNS, ROWS
 from service.ingest.events import Floats, Ints
 from service.monitor.findings import Slice
@@ -20,6 +20,9 @@ from service.monitor.slices import ROOT
 from service.monitor.standing import dispersions
 
 SHRINK: Final = 4.0  # effective losses by which a ratio to what is due is held to 1
+# The same of a slice's own past to what its cells say: what few labels of a small slice's reference
+# happened to be is no norm, and what is due is drawn without an interval.
+OWN_PRIOR: Final = 30.0
 MOST_CAPPED: Final = 1.25  # times what the detectors' cap leaves of the losses, at the most
 
 Indices = npt.NDArray[np.intp]
@@ -32,7 +35,7 @@ class Course:
     rows: Floats
     labels: Floats
     loss: Floats
-    lower: Floats  # 95 %, at one look
+    lower: Floats  # 95 %, whenever one looks
     upper: Floats
     due: Floats  # the loss that the reference expects of the span's rows
     excess: Floats  # loss over due, held towards 1 where there are few labels
@@ -48,6 +51,7 @@ class Past:
     rates: Floats | None  # loss due per exposure, of each cell; None while there is no reference
     own_ratio: Floats  # of each slice: what it lost in the reference over what its cells' rates say
     dispersion: Floats  # of each slice
+    typical: float  # about what rates are, as intervals are told
     reference_until: int  # microseconds since 1970; 0 while there is none
 
     @classmethod
@@ -58,12 +62,12 @@ class Past:
         dispersion = dispersions(
             monitor, membership @ monitor.history.cells_between(slices.n_cells)
         )
-        rates, own_ratio = None, np.ones(len(slices))
+        rates, own_ratio, typical = None, np.ones(len(slices)), TYPICAL_RATE
         if watch is not None:
             rates = watch.rates.predict(slices.levels)
             rates, lost, due = _in_published_units(monitor, hours, rates)
             lost, due = membership @ lost / dispersion, membership @ due / dispersion
-            own_ratio = (lost + SHRINK) / (due + SHRINK)
+            own_ratio, typical = (lost + OWN_PRIOR) / (due + OWN_PRIOR), watch.typical_rate
         return cls(
             names=tuple(slices.names),
             membership=membership,
@@ -71,6 +75,7 @@ class Past:
             rates=rates,
             own_ratio=own_ratio,
             dispersion=dispersion,
+            typical=typical,
             reference_until=monitor.reference_until,
         )
 
@@ -110,7 +115,7 @@ class Past:
     def _course(self, sums: npt.NDArray[np.float64], slices: Indices) -> Course:
         exposure, lost = sums[..., EXPOSURE], np.maximum(sums[..., LOSS], 0.0)
         dispersion = np.broadcast_to(self.dispersion[slices, None], exposure.shape)
-        lower, upper = rate_interval(lost, exposure, dispersion)
+        lower, upper = rate_interval(lost, exposure, dispersion, typical=self.typical)
         due = sums[..., N_COLUMNS] * self.own_ratio[slices, None]
         with np.errstate(invalid="ignore", divide="ignore"):
             is_labelled = exposure > 0
