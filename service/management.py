@@ -1,5 +1,6 @@
-"""Management: the commands of who runs the service: `keys`, `tenants`, `audit`, `backup`,
-`restore`, `check`. They work on the database itself, while a server runs or not.
+"""Management: the commands of who runs the service, on the database itself, served or not.
+
+`keys`, `tenants`, `audit`, `backup`, `restore`, `check`.
 """
 
 from __future__ import annotations

@@ -331,7 +331,7 @@ def test_a_test_of_an_endpoint_says_what_was_answered(
     ("arguments", "complaint"),
     [
         (("test", "ep_none"), "slicewatch: 404 no such endpoint\n"),
-        (("create", "http://hooks.example/"), "slicewatch: 422 url: must be https\n"),
+        (("create", "ftp://hooks.example/"), "slicewatch: 422 url: must be https\n"),
         (("create", "https://10.0.0.1/"), "slicewatch: 422 url: the address is not public\n"),
     ],
 )

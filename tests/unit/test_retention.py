@@ -233,7 +233,7 @@ def test_deliveries_that_are_done_are_forgotten_and_waiting_ones_are_not(
     with database.write() as connection:
         for id_, state in (("done", "delivered"), ("given up", "failed"), ("due", "waiting")):
             row = {"tenant": "acme", "id": id_, "endpoint_id": "e", "type": "t", "sequence": 1}
-            when = {"n_attempts": 1, "next_attempt_at": old, "leased_until": 0, "created_at": old}
+            when = {"n_attempts": 1, "next_attempt_at": old, "n_replays": 0, "created_at": old}
             connection.execute(insert(deliveries).values(**row, **when, body="{}", state=state))
             tried = {"tenant": "acme", "delivery_id": id_, "number": 1, "at": old}
             connection.execute(insert(attempts).values(**tried, error="", seconds=0.1))

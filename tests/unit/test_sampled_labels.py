@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
+from detectors import Summary
 from detectors.summary import EXPOSURE, JUDGED, LABELS, LOSS
 from service.alerts.alert import Alert
 from service.engine.fold import Fold
@@ -31,6 +33,7 @@ class Sampled:
     ratio: float = 1.0  # of floor 3's errors, from half-way on
     says_stratum: bool = False
     says_chance: bool = False
+    all_until: int = REFERENCE  # rows that are labelled whatever their stratum
 
     def rows(self) -> EventBatch:
         n, draw = self.n, np.random.default_rng(self.seed)
@@ -38,7 +41,7 @@ class Sampled:
         rate = np.array(RATES)[stratum]
         rate = np.where((floor == 2) & (np.arange(n) > n // 2), self.ratio * rate, rate)
         wrong = draw.random(n) < rate
-        chance = np.where(np.arange(n) < REFERENCE, 1.0, np.array(CHANCES)[stratum])
+        chance = np.where(np.arange(n) < self.all_until, 1.0, np.array(CHANCES)[stratum])
         drawn = np.flatnonzero(draw.random(n) < chance)
         time = START + np.arange(n) * MINUTE
         predictions = EventBatch(
@@ -95,6 +98,25 @@ def test_a_slice_that_gets_worse_is_found_by_strata_and_no_later_than_by_chances
         assert [alert.slice for alert in alerts] == [(("floor", "3"),)]
         found[name] = alerts[0].detected_at
     assert START + N_ROWS // 2 * MINUTE < found["says_stratum"] <= found["says_chance"]
+
+
+def test_a_tick_is_divided_by_what_its_weights_are_beyond_the_references_own() -> None:
+    def spread(sampled: Sampled) -> npt.NDArray[np.float64]:
+        fold = Fold()
+        alerts_of(sampled, fold)
+        known = fold.model("acme", "m")
+        assert known is not None
+        monitor = known[0].monitor
+        assert monitor is not None
+        assert monitor.watch is not None
+        since = START + sampled.n // 2 * MINUTE
+        sums = monitor.history.cells_between(monitor.slices.n_cells, since=since)
+        found = monitor.watch.outcomes(Summary(sums), monitor.slices).spread
+        assert found is not None
+        return found
+
+    assert spread(Sampled(n=6_000, says_chance=True)).min() > 3.0  # behind one labelled in full
+    assert spread(Sampled(n=6_000, says_chance=True, all_until=0)).tolist() == [1.0] * 5
 
 
 def test_a_stratum_makes_no_slice_and_published_rates_are_weighted_all_the_same() -> None:
