@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import random
 import secrets
 import shutil
@@ -38,7 +39,7 @@ from service.engine.journal import SqlEventLog
 from service.engine.processor import Processor
 from service.engine.series import series
 from service.engine.state_store import SqlStateStore
-from service.errors import TryLater, Unauthorized
+from service.errors import StorageFailed, TryLater, Unauthorized
 from service.evidence import routes as evidence
 from service.hold import held
 from service.ingest import foreign_routes as foreign
@@ -78,7 +79,7 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
     """
     clock = clock or SystemClock()
     settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    database = _database(settings)
+    database = Database.of(settings, on_failed=_end_for_storage)
     database.create_tables()
     metrics = Metrics(caps(settings))
     metrics.disk_floor_bytes.set(settings.min_free_disk_bytes)
@@ -213,10 +214,13 @@ async def livez() -> dict[str, str]:
 
 @router.get("/readyz", summary="The service takes work in")
 async def readyz(running: Running) -> dict[str, str]:
-    """503 while it starts, drains, or its storage takes nothing."""
+    """503 while it starts, drains, or its storage takes nothing; tells of stopped tenants."""
     reason = running.engine.why_not_ready()
     if reason is not None:
         raise TryLater(reason, retry_after_seconds=5)
+    n_stopped = running.engine.n_stopped
+    if n_stopped:
+        return {"status": "ready", "detail": f"{n_stopped} tenant stopped: damaged journal"}
     return {"status": "ready"}
 
 
@@ -269,10 +273,10 @@ def _reseal(running: Services) -> None:
         log.warning("endpoint_secrets_not_sealed", because="secrets_keys is not set")
 
 
-def _database(settings: Settings) -> Database:
-    if settings.database_url is not None:
-        return Database(settings.database_url)
-    return Database.in_directory(settings.data_dir)
+def _end_for_storage(failure: StorageFailed) -> None:
+    """End the process, whoever met it: what failed for I/O is never retried."""
+    log.critical("storage failed", reason=str(failure))
+    os._exit(os.EX_IOERR)
 
 
 def _free_bytes(directory: Path) -> int:

@@ -97,7 +97,7 @@ class Audit:
         )
 
         def write() -> None:
-            with running.database.write() as connection:
+            with running.database.write(key.tenant) as connection:
                 write_down(connection, action)
 
         try:
@@ -114,7 +114,7 @@ def list_audit(
 ) -> dict[str, Any]:
     """What was done to the tenant's own things, the newest first."""
     query = select(table).where(table.c.tenant == tenant)
-    with running.database.read() as connection:
+    with running.database.read(tenant) as connection:
         rows, next_ = fetch(connection, query, (table.c.at, table.c.id), page)
     shown = ("id", "who", "what", "object", "where", "status")
     return {

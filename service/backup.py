@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Table, insert, select
 
-from service.database import Database
+from service.database import WHOLE_SECONDS, Database
 from service.errors import Conflict, InvalidRequest
 from service.tables import metadata
 
@@ -42,7 +42,7 @@ def backup(database: Database, path: Path, progress: Progress = lambda table, n:
     try:
         with _opened(part) as copy:
             copy.create_tables()
-            with database.read() as source, copy.write() as target:
+            with database.read(deadline_seconds=WHOLE_SECONDS) as source, copy.write() as target:
                 _copy(source, target, progress)
         _sync(part)
         part.rename(path)
@@ -66,7 +66,7 @@ def restore(path: Path, database: Database, progress: Progress = lambda table, n
         shutil.copyfile(path, copy)  # it may be of an older version, and is brought up to this one
         with _opened(copy) as backup:
             backup.create_tables()
-            with backup.read() as source, database.write() as target:
+            with backup.read() as source, database.write(deadline_seconds=WHOLE_SECONDS) as target:
                 _refuse_rows(target)
                 _copy(source, target, progress)
     finally:

@@ -15,12 +15,12 @@ from typing import Any
 from sqlalchemy import Connection, Row, func, select, text
 from sqlalchemy.exc import DatabaseError
 
-from service.database import Database
+from service.database import WHOLE_SECONDS, Database
 from service.engine.fold import Fold
 from service.engine.journal import checksum
 from service.engine.ports import Entry
 from service.engine.state_store import SNAPSHOT_VERSION
-from service.errors import SlicewatchError
+from service.errors import SlicewatchError, StorageFailed, TryLater
 from service.tables import alerts, deliveries, endpoints, journal, snapshots, transitions
 
 
@@ -42,15 +42,15 @@ def check(database: Database) -> Checked:
     """All that can be told of a database from itself."""
     checked = Checked()
     try:
-        with database.read() as connection:
+        with database.read(deadline_seconds=WHOLE_SECONDS) as connection:
             if database.is_sqlite:
                 checked.faults += _of_the_file(connection)
             kept = _snapshots(connection, checked)
             _fold(connection, kept, checked)
             checked.faults += _of_alerts(connection)
-    except DatabaseError as error:
-        name = getattr(error.orig, "sqlite_errorname", type(error.orig).__name__)
-        checked.faults.append(f"database: can't be read ({name})")
+    except (DatabaseError, StorageFailed, TryLater) as error:
+        told = type(error).__name__ if isinstance(error, DatabaseError) else str(error)
+        checked.faults.append(f"database: can't be read ({told})")
     return checked
 
 

@@ -58,11 +58,7 @@ def opened(has_tables: bool = False) -> Iterator[Database]:
 
     with problems_told():
         settings = settings_of()
-        database = (
-            Database.in_directory(settings.data_dir)
-            if settings.database_url is None
-            else Database(settings.database_url)
-        )
+        database = Database.of(settings)
         try:
             if not has_tables:
                 database.create_tables()

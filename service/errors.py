@@ -10,8 +10,10 @@ SlicewatchError
 │   ├── NotFound            no such object, or someone else's                  (404)
 │   └── Conflict            it contradicts what is there                       (409)
 ├── TryLater                nobody's fault; the same request will pass         (503)
-│   └── RateLimited         this tenant is over its rate                       (429)
+│   ├── RateLimited         this tenant is over its rate                       (429)
+│   └── OutOfStep           the log goes on behind what its writer has folded
 ├── Damaged                 stored bytes fail their check; a person must look
+│   └── DamagedEntry        of one tenant's entry: that tenant stops
 └── StorageFailed           the disk or the database failed; the process must end (exit 74)
 """
 
@@ -108,8 +110,21 @@ class RateLimited(TryLater):
     title = "Too many requests"
 
 
+class OutOfStep(TryLater):
+    """The log has entries that its writer has not folded: it must read them first."""
+
+
 class Damaged(SlicewatchError):
     """Stored bytes fail their check. Never skipped in silence."""
+
+
+class DamagedEntry(Damaged):
+    """One entry of one tenant fails its check; what others have before and behind it is whole."""
+
+    def __init__(self, offset: int, tenant: str) -> None:
+        super().__init__(f"journal: entry {offset} of tenant {tenant!r} is damaged")
+        self.offset = offset
+        self.tenant = tenant
 
 
 class StorageFailed(SlicewatchError):

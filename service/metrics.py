@@ -181,6 +181,7 @@ class Metrics:
         ).set(1)
         # received = accepted + duplicate + rejected; a batch repeated under its Idempotency-Key is
         # answered from memory and counted as a batch alone.
+        # accepted = applied + late + quarantined.
         self.rows_received = counter("rows_received", "Rows in acknowledged batches.", "tenant")
         self.rows_accepted = counter("rows_accepted", "Rows that count.", "tenant")
         self.rows_duplicate = counter("rows_duplicate", "Rows seen before.", "tenant")
@@ -192,6 +193,14 @@ class Metrics:
         )
         self.entries_quarantined = counter(
             "entries_quarantined", "Journaled entries that could not be folded.", "tenant"
+        )
+        self.rows_applied = counter("rows_applied", "Accepted rows in the state.", "tenant")
+        self.rows_late = counter("rows_late", "Accepted labels past their horizon.", "tenant")
+        self.rows_quarantined = counter(
+            "rows_quarantined", "Accepted rows of entries in quarantine.", "tenant"
+        )
+        self.tenant_stopped = gauge(
+            "tenant_stopped", "Entry whose damage stopped the tenant.", "tenant"
         )
         self.requests = counter("requests", "Requests by answer.", "route", "method", "status")
         self.batch_seconds = histogram(

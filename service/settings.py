@@ -50,6 +50,7 @@ class Settings(BaseSettings):
     head_deadline_seconds: float = Field(default=10.0, gt=0)  # until a request's headers are in
     body_deadline_seconds: float = Field(default=30.0, gt=0)  # from then until its body is
     keep_alive_seconds: Nat = 75
+    answer_deadline_seconds: float = Field(default=10.0, gt=0)  # for storage to take a request in
     drain_seconds: float = Field(default=6.0, gt=0, le=60)  # for a stop to finish its queue
     metrics_token: SecretStr | None = None  # asked for at /metrics as a Bearer token, where set
 
@@ -154,7 +155,7 @@ class Settings(BaseSettings):
 
     @field_validator("database_url")
     @classmethod
-    def _embedded(cls, value: str | None) -> str | None:
-        if value is not None and not value.startswith("sqlite:///"):
-            raise ValueError("must be a sqlite:/// URL")
+    def _known(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("sqlite:///", "postgresql://")):
+            raise ValueError("must be a sqlite:/// or postgresql:// URL")
         return value

@@ -1,6 +1,7 @@
 """The tables, tenant first in every key: journal, snapshots, alerts, outbox, keys, models.
 
-Instants are integers, microseconds since 1970, UTC. Documents are JSON text.
+Instants are integers, microseconds since 1970, UTC. Documents are JSON text. What changes here
+is a new file in `service/migrations/versions` as well.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ from sqlalchemy import (
 
 metadata = MetaData()
 
-# SQLite gives rowids only to INTEGER; PostgreSQL wants BIGINT.
-_Serial = BigInteger().with_variant(Integer, "sqlite")
+# INTEGER is SQLite's own row number, so that the newest entry is found at once; PostgreSQL's
+# would be too small.
+_Offset = BigInteger().with_variant(Integer, "sqlite")
 
 journal = Table(
     "journal",
     metadata,
-    Column("seq", _Serial, primary_key=True, autoincrement=True),
+    Column("seq", _Offset, primary_key=True, autoincrement=False),
     Column("tenant", Text, nullable=False),
     Column("batch_id", Text),
     Column("received_at", BigInteger, nullable=False),
@@ -39,14 +41,14 @@ journal = Table(
 epoch = Table(  # one row: who may commit
     "epoch",
     metadata,
-    Column("partition", Integer, primary_key=True),
+    Column("partition", Integer, primary_key=True, autoincrement=False),
     Column("epoch", BigInteger, nullable=False),
 )
 
 snapshots = Table(
     "snapshots",
     metadata,
-    Column("offset", BigInteger, primary_key=True),
+    Column("offset", BigInteger, primary_key=True, autoincrement=False),
     Column("version", Integer, nullable=False),
     Column("crc32", BigInteger, nullable=False),
     Column("body", LargeBinary, nullable=False),
@@ -95,7 +97,7 @@ transitions = Table(
     metadata,
     Column("tenant", Text, primary_key=True),
     Column("alert_id", Text, primary_key=True),
-    Column("revision", Integer, primary_key=True),
+    Column("revision", BigInteger, primary_key=True),
     Column("type", Text, nullable=False),
     Column("at", BigInteger, nullable=False),
     Column("reason", Text, nullable=False),

@@ -58,7 +58,7 @@ def list_alerts(
         query = query.where(alerts.c.model == model)
     if since is not None:
         query = query.where(alerts.c.detected_at >= from_datetime(since))
-    with running.database.read() as connection:
+    with running.database.read(tenant) as connection:
         rows, next_ = fetch(connection, query, (alerts.c.detected_at, alerts.c.id), page)
         muting = Muting(connection, tenant, running.clock.now())
         return {"alerts": [_public(row, muting) for row in rows], "next": next_}
@@ -67,7 +67,7 @@ def list_alerts(
 @router.get("/v1/alerts/{alert_id}")
 def get(tenant: Reader, running: Running, alert_id: str) -> dict[str, Any]:
     """One alert."""
-    with running.database.read() as connection:
+    with running.database.read(tenant) as connection:
         return _shown(connection, running, tenant, alert_id)
 
 
@@ -85,7 +85,7 @@ def acknowledge(
 ) -> dict[str, Any]:
     """Note who has taken the alert in hand; it goes on as it is. The newest note stands."""
     comment = "" if body is None else body.comment
-    with running.database.write() as connection:
+    with running.database.write(key.tenant) as connection:
         _find(connection, key.tenant, alert_id)
         at = running.clock.now()
         notes.acknowledge(connection, key.tenant, alert_id, by=key.id, comment=comment, at=at)
@@ -95,7 +95,7 @@ def acknowledge(
 @router.delete("/v1/alerts/{alert_id}/acknowledge", status_code=204)
 def take_back(key: AdminKey, running: Running, alert_id: str) -> None:
     """Nobody has the alert in hand any more."""
-    with running.database.write() as connection:
+    with running.database.write(key.tenant) as connection:
         _find(connection, key.tenant, alert_id)
         notes.take_back(connection, key.tenant, alert_id)
 
@@ -131,7 +131,7 @@ def _transitions(
     query = select(transitions).where(
         transitions.c.tenant == tenant, transitions.c.alert_id == alert_id
     )
-    with running.database.read() as connection:
+    with running.database.read(tenant) as connection:
         _find(connection, tenant, alert_id)
         return fetch(
             connection,

@@ -102,7 +102,7 @@ class Silences:
             reason=reason,
             created_at=now,
         )
-        with self._database.write() as connection:
+        with self._database.write(tenant) as connection:
             live = _of(tenant).where(silences.c.ends_at > now).subquery()
             if (connection.scalar(select(func.count()).select_from(live)) or 0) >= SILENCES.limit:
                 raise TooLarge(f"silences: a tenant may have {SILENCES.limit} that have not ended")
@@ -111,7 +111,7 @@ class Silences:
 
     def get(self, tenant: str, id_: str) -> Silence:
         """One silence. Raises NotFound."""
-        with self._database.read() as connection:
+        with self._database.read(tenant) as connection:
             return _find(connection, tenant, id_)
 
     def list(
@@ -127,14 +127,14 @@ class Silences:
             case SilenceState.EXPIRED:
                 query = query.where(silences.c.ends_at <= now)
         key = (silences.c.created_at, silences.c.id)
-        with self._database.read() as connection:
+        with self._database.read(tenant) as connection:
             rows, next_ = fetch(connection, query, key, page)
         return [_silence(row) for row in rows], next_
 
     def end(self, tenant: str, id_: str) -> Silence:
         """End it now; it stays in the list. One that has ended stays as it is. Raises NotFound."""
         now = self._clock.now()
-        with self._database.write() as connection:
+        with self._database.write(tenant) as connection:
             _find(connection, tenant, id_)
             connection.execute(
                 update(silences)

@@ -43,6 +43,7 @@ _EXIT_CODES: Final = (
     (StorageFailed, os.EX_IOERR),  # 74
     (Damaged, os.EX_DATAERR),  # 65: a person must look
     (Conflict, os.EX_TEMPFAIL),  # 75: another process took the epoch over
+    (TryLater, os.EX_TEMPFAIL),  # 75: storage went away in the middle of a start
     (BaseException, os.EX_SOFTWARE),  # 70
 )
 
@@ -88,6 +89,11 @@ class Engine:
             return f"the service is {self._phase}"
         return self._processor.trouble
 
+    @property
+    def n_stopped(self) -> int:
+        """How many tenants are stopped, for a journal entry of theirs is damaged."""
+        return len(self._processor.stopped)
+
     def start(self) -> None:
         """Start the thread; it is ready once the journal is replayed."""
         self._thread.start()
@@ -117,7 +123,11 @@ class Engine:
         used with another body.
         """
         self._refuse_unless_ready()
-        return await asyncio.wrap_future(self._inbox.submit(entry))
+        try:
+            async with asyncio.timeout(self._settings.answer_deadline_seconds):
+                return await asyncio.wrap_future(self._inbox.submit(entry))
+        except TimeoutError:  # it may be stored yet: a retry is answered from its receipt
+            raise TryLater("storage is slow", retry_after_seconds=5) from None
 
     async def submit_batch(
         self,

@@ -21,10 +21,11 @@ from service.ingest.frame import FrameError, from_frame
 from service.monitor.config import MonitorConfig
 from service.monitor.model import Model
 
-STATE_VERSION: Final = 2
+STATE_VERSION: Final = 2  # 1 did not count rows applied; it can be read
 TICK_SECONDS: Final = 600  # of stream time between looks at a model's evidence
 MAX_RECEIPTS: Final = 10_000  # of a tenant; a batch id older than these is a new batch
 MAX_MODELS: Final = 1_000  # of a tenant; rows of more are rejected
+_ACCOUNTS_OF_VERSION_1: Final = 5
 MAX_ERRORS: Final = 100  # that a receipt lists; all are counted
 
 
@@ -45,25 +46,43 @@ class Applied:
     receipt: Receipt | None = None  # of a batch
     transitions: Sequence[Transition] = field(default_factory=tuple)
     n_halves_overflowed: int = 0  # went on alone to make room for others
+    applied: int = 0  # rows of a batch that changed the state; accepted is these three
+    late: int = 0
+    quarantined: int = 0
 
 
 @dataclass(slots=True)
 class Accounts:
-    """Rows of one tenant: received = accepted + duplicates + rejected, always."""
+    """Rows of one tenant, each counted where it is decided what becomes of it.
+
+    Always received = accepted + duplicates + rejected, accepted = applied + late + quarantined.
+    """
 
     received: int = 0
     accepted: int = 0
     duplicates: int = 0
     rejected: int = 0
-    late: int = 0  # of the accepted: labels past their horizon, counted and not joined
+    late: int = 0  # labels past their horizon, counted and not joined
+    applied: int = 0
+    quarantined: int = 0  # rows of entries that the fold failed on, or that it was kept from
 
-    def add(self, receipt: Receipt, late: int) -> None:
+    @property
+    def are_exact(self) -> bool:
+        """Both sums hold."""
+        return (
+            self.received == self.accepted + self.duplicates + self.rejected
+            and self.accepted == self.applied + self.late + self.quarantined
+        )
+
+    def add(self, receipt: Receipt, applied: Applied) -> None:
         """Count one batch."""
         self.received += receipt.accepted + receipt.duplicates + receipt.rejected
         self.accepted += receipt.accepted
         self.duplicates += receipt.duplicates
         self.rejected += receipt.rejected
-        self.late += late
+        self.late += applied.late
+        self.applied += applied.applied
+        self.quarantined += applied.quarantined
 
 
 @dataclass(slots=True)
@@ -117,6 +136,7 @@ class Fold:
         duplicate = np.zeros(len(batch), np.bool_)
         late = np.zeros(len(batch), np.bool_)
         transitions: list[Transition] = []
+        n_applied = 0
         n_models = len(batch.model.values)
         n_overflowed = 0
         for code, name in enumerate(batch.model.values):
@@ -132,6 +152,7 @@ class Fold:
             counted, findings = model.absorb(part, entry.received_at)
             n_overflowed += model.halves.n_overflowed
             duplicate[rows], late[rows] = counted.duplicate, counted.late
+            n_applied += int((~(counted.duplicate | counted.late | counted.refused)).sum())
             refused = rows[counted.refused]
             rejected += _refuse(
                 batch, name, refused, "time: before the label horizon of this model"
@@ -145,12 +166,22 @@ class Fold:
             len(rejected),
             tuple(rejected[:MAX_ERRORS]),
         )
-        tenant.accounts.add(receipt, int(late.sum()))
-        if entry.batch_id is not None:
-            tenant.receipts[entry.batch_id] = (receipt, zlib.crc32(entry.body))
-            if len(tenant.receipts) > MAX_RECEIPTS:
-                del tenant.receipts[next(iter(tenant.receipts))]
-        return Applied(receipt, transitions, n_overflowed)
+        applied = Applied(receipt, transitions, n_overflowed, n_applied, int(late.sum()))
+        _note(tenant, entry, applied)
+        return applied
+
+    def quarantine(self, entry: Entry) -> Applied:
+        """Count an entry that stays out of the state: it failed in it, or its tenant is stopped."""
+        if entry.codec != BATCH:
+            return Applied()
+        try:
+            batch, refused = from_frame(entry.body)
+        except FrameError:
+            return Applied(Receipt(0, 0, 0))
+        receipt = Receipt(len(batch), 0, len(refused), tuple(refused[:MAX_ERRORS]))
+        applied = Applied(receipt, quarantined=len(batch))
+        _note(self.tenants.setdefault(entry.tenant, Tenant()), entry, applied)
+        return applied
 
     def _model(self, tenant: Tenant, tenant_name: str, name: str) -> Model:
         model = tenant.models.get(name)
@@ -203,8 +234,8 @@ class Fold:
     def restore(cls, body: bytes) -> Fold:
         """The state that `save` gave; raises Damaged where the bytes are not that."""
         state = from_bytes(body)
-        if not isinstance(state, dict) or state.get("version") != STATE_VERSION:
-            raise Damaged(f"not a snapshot of version {STATE_VERSION}")
+        if not isinstance(state, dict) or state.get("version") not in (1, STATE_VERSION):
+            raise Damaged(f"not a snapshot of version 1 or {STATE_VERSION}")
         fold = cls(state["tick_seconds"])
         fold.wall_clock = state["wall_clock"]
         for name, tenant in state["tenants"].items():
@@ -215,6 +246,16 @@ class Fold:
         """64 hex digits of what follows from the rows; the wall clock takes no part."""
         tenants = {name: _save_tenant(tenant) for name, tenant in self.tenants.items()}
         return hashlib.blake2b(to_bytes(tenants), digest_size=32).hexdigest()
+
+
+def _note(tenant: Tenant, entry: Entry, applied: Applied) -> None:
+    """Count a batch, and remember its receipt where its sender may ask again."""
+    assert applied.receipt is not None  # noqa: S101 - of a batch
+    tenant.accounts.add(applied.receipt, applied)
+    if entry.batch_id is not None:
+        tenant.receipts[entry.batch_id] = (applied.receipt, zlib.crc32(entry.body))
+        if len(tenant.receipts) > MAX_RECEIPTS:
+            del tenant.receipts[next(iter(tenant.receipts))]
 
 
 def _json(body: bytes) -> Any:
@@ -257,12 +298,17 @@ def _save_tenant(tenant: Tenant) -> dict[str, Any]:
             accounts.duplicates,
             accounts.rejected,
             accounts.late,
+            accounts.applied,
+            accounts.quarantined,
         ],
     }
 
 
 def _restore_tenant(name: str, state: dict[str, Any]) -> Tenant:
-    tenant = Tenant(accounts=Accounts(*state["accounts"]))
+    accounts = Accounts(*state["accounts"])
+    if len(state["accounts"]) == _ACCOUNTS_OF_VERSION_1:
+        accounts.applied = accounts.accepted - accounts.late
+    tenant = Tenant(accounts=accounts)
     for model, saved in state["models"].items():
         tenant.models[model] = Model.restore(saved)
         tenant.ledgers[model] = Ledger.restore(name, model, state["ledgers"][model])

@@ -12,17 +12,18 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, Final
 
-from sqlalchemy import Connection, delete, func, insert, select, tuple_
+from sqlalchemy import Connection, Row, delete, exists, func, insert, or_, select, tuple_
 from sqlalchemy.exc import IntegrityError
 
 from service.database import Database
 from service.engine.ports import Entry, Offset
-from service.engine.storage import storage_errors
-from service.errors import Conflict, Damaged
+from service.errors import Conflict, Damaged, DamagedEntry, OutOfStep
 from service.limits import REJECTED_ROWS
-from service.tables import journal, rejected
+from service.tables import journal, keys, rejected
 
 _TRIM_REJECTED_EVERY: Final = 1_000  # rows of a tenant between two looks at its cap
+_PAGE: Final = 32  # entries in memory at a time
+_READ_SECONDS: Final = 60.0  # for a page of the largest entries over a slow line
 
 
 class SqlEventLog:
@@ -33,17 +34,20 @@ class SqlEventLog:
         self._n_since_trim: Counter[str] = Counter()  # rejected rows, by tenant
         self._trimmed: set[str] = set()  # tenants whose rejected rows were under the cap once
 
-    def append(self, entries: Sequence[Entry]) -> list[Offset]:
+    def append(self, entries: Sequence[Entry], after: Offset | None = None) -> list[Offset]:
         """Store entries in one commit and give their offsets, in order.
 
-        Raises Conflict, with nothing stored, where a batch id is in its tenant's log already.
+        Raises Conflict, with nothing stored, where a batch id is in its tenant's log already, and
+        OutOfStep where the newest entry is another than `after`.
         """
         if not entries:
             return []
         try:
-            with storage_errors(), self._database.write() as connection:
-                first = _last(connection) + 1
-                offsets = list(range(first, first + len(entries)))
+            with self._database.write() as connection:
+                last = _last(connection)
+                if after is not None and last != after:
+                    raise OutOfStep(f"journal: it goes on to entry {last} behind entry {after}")
+                offsets = list(range(last + 1, last + 1 + len(entries)))
                 placed = list(zip(offsets, entries, strict=True))
                 connection.execute(insert(journal), [_row(*place) for place in placed])
                 self._keep_rejected(connection, placed)
@@ -52,38 +56,58 @@ class SqlEventLog:
         return offsets
 
     def read(self, after: Offset, limit: int | None = None) -> Iterator[Entry]:
-        """Entries behind `after`, in order, one in memory at a time.
+        """Entries behind `after`, in order, a few in memory at a time.
 
-        Raises Damaged at a row whose checksum fails and where rows are missing: whatever is in the
-        journal was acknowledged, the last row included.
+        Raises DamagedEntry at a row whose checksum fails, and Damaged where its tenant is no one's
+        or rows are missing: whatever is in the journal was acknowledged, the last row included.
         """
+        left = limit
+        while left is None or left > 0:
+            page = self._page(after, _PAGE if left is None else min(left, _PAGE))
+            for row in page:
+                if row.seq != after + 1:
+                    raise Damaged(f"journal: entries {after + 1} to {row.seq - 1} are missing")
+                after = row.seq
+                yield self._checked(row)
+            if len(page) < _PAGE:
+                return
+            left = None if left is None else left - len(page)
+
+    def _page(self, after: Offset, limit: int) -> Sequence[Row[Any]]:
         query = select(journal).where(journal.c.seq > after).order_by(journal.c.seq).limit(limit)
-        expected = after + 1
+        with self._database.read(deadline_seconds=_READ_SECONDS) as connection:
+            return connection.execute(query).all()
+
+    def _checked(self, row: Row[Any]) -> Entry:
+        entry = Entry(
+            tenant=row.tenant,
+            codec=row.codec,
+            body=row.body,
+            received_at=row.received_at,
+            batch_id=row.batch_id,
+            offset=row.seq,
+        )
+        if row.crc32 == checksum(row.seq, entry):
+            return entry
+        if self._is_tenant(row.tenant, row.seq):
+            raise DamagedEntry(row.seq, row.tenant)
+        raise Damaged(f"journal: entry {row.seq} is damaged, and nobody can say whose it is")
+
+    def _is_tenant(self, name: str, offset: Offset) -> bool:
+        """Someone has this name: it is not what the damage made of another's."""
+        others = journal.c.tenant == name, journal.c.seq != offset
+        known = or_(exists().where(keys.c.tenant == name), exists().where(*others))
         with self._database.read() as connection:
-            for row in connection.execute(query):
-                if row.seq != expected:
-                    raise Damaged(f"journal: entries {expected} to {row.seq - 1} are missing")
-                entry = Entry(
-                    tenant=row.tenant,
-                    codec=row.codec,
-                    body=row.body,
-                    received_at=row.received_at,
-                    batch_id=row.batch_id,
-                    offset=row.seq,
-                )
-                if row.crc32 != checksum(row.seq, entry):
-                    raise Damaged(f"journal: entry {row.seq} of tenant {row.tenant!r} is damaged")
-                expected += 1
-                yield entry
+            return bool(name) and bool(connection.scalar(select(known)))
 
     def last(self) -> Offset:
         """The offset of the newest entry, 0 where there is none."""
-        with storage_errors(), self._database.read() as connection:
+        with self._database.read() as connection:
             return _last(connection)
 
     def keep_rejected(self, entry: Entry) -> None:
         """Keep for inspection rows of a stored entry that the fold refused."""
-        with storage_errors(), self._database.write() as connection:
+        with self._database.write() as connection:
             self._keep_rejected(connection, [(entry.offset, entry)])
 
     def _keep_rejected(

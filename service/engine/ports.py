@@ -38,19 +38,22 @@ class Entry:
 class EventLog(Protocol):
     """An ordered, durable log. One writer a partition."""
 
-    def append(self, entries: Sequence[Entry]) -> list[Offset]:
+    def append(self, entries: Sequence[Entry], after: Offset | None = None) -> list[Offset]:
         """Store entries in one commit and give their offsets, in order.
 
         When it returns, they are on stable storage. May block for the length of a commit.
         Raises Conflict where a batch id is in its tenant's log already (nothing was stored),
-        StorageFailed for an I/O error (the caller must end the process) and TryLater where
-        the storage is unavailable for now (nothing was stored).
+        StorageFailed for an I/O error (the caller must end the process), OutOfStep where the
+        newest entry is not `after` (nothing was stored), and TryLater where the storage is
+        unavailable for now. Then they may be stored or not: the caller must read on from the
+        last entry that it knows before it appends again.
         """
 
     def read(self, after: Offset, limit: int | None = None) -> Iterator[Entry]:
         """Entries behind `after`, in order.
 
-        Raises Damaged at an entry whose checksum fails with good ones behind it.
+        Raises DamagedEntry at an entry whose checksum fails and whose tenant is known: those
+        behind it can be read. Raises Damaged where entries are missing, or nobody can say whose.
         """
 
     def last(self) -> Offset:

@@ -18,7 +18,7 @@ from service.alerts.alert import Transition
 from service.clock import Clock
 from service.engine.fold import Applied, Fold, Receipt
 from service.engine.ports import BATCH, TICK, Entry, EventLog, Offset, Snapshot, StateStore
-from service.errors import Conflict, InvalidRequest, TryLater
+from service.errors import Conflict, DamagedEntry, InvalidRequest, TryLater
 from service.ingest.frame import FrameError, from_frame
 from service.limits import HALVES
 from service.metrics import Metrics, Table
@@ -62,6 +62,8 @@ class Processor:
         self.fold = fold_type()
         self.offset: Offset = 0  # of the newest entry folded
         self.trouble: str | None = None  # why storage took nothing when last tried
+        self.stopped: dict[str, Offset] = {}  # tenants, by whose damaged entry
+        self._is_in_doubt = False  # the log may hold what we were not told was stored
         self._epoch = 0
         self._unsaved: list[Transition] = []  # folded and not yet stored
         self._bytes_since_snapshot = 0
@@ -73,26 +75,26 @@ class Processor:
     def recover(self, is_stopping: Callable[[], bool]) -> None:
         """Claim the epoch, restore the newest good snapshot, and replay the log behind it.
 
-        Raises Damaged where neither gives the whole state back.
+        A damaged entry stops its tenant there, and no one else. Raises Damaged where neither gives
+        the whole state of the others back.
         """
         self._epoch = self._store.claim()
         self._restore()
         restored = self.offset
-        for entry in self._log.read(self.offset):
-            if is_stopping():
-                return
-            self._apply(entry)
-            if entry.offset % _REPLAY_COMMITS_EVERY == 0:
-                self._commit()
+        self._replay(is_stopping)
+        if is_stopping():
+            return
         self._commit()
         self._last_tick_at = self._clock.now()
         log.info("recovered", epoch=self._epoch, snapshot=restored, offset=self.offset)
 
     def answer(self, entries: Sequence[Entry]) -> list[Answer]:
         """The receipt or refusal of each entry; those that are new share one commit."""
+        if entries and (refusal := self._settle()):
+            return [refusal] * len(entries)
         new: dict[tuple[str, object], int] = {}
         for place, entry in enumerate(entries):
-            if not self._is_known(entry):
+            if not self._is_known(entry) and entry.tenant not in self.stopped:
                 new.setdefault((entry.tenant, entry.batch_id or place), place)
         written = self._write([entries[place] for place in new.values()])
         answers: dict[int, Answer] = dict(zip(new.values(), written, strict=True))
@@ -111,7 +113,7 @@ class Processor:
         wait = 1 if self.trouble else self._settings.tick_seconds
         if _is_due(self._last_tick_at, now, wait):
             self._last_tick_at = now
-            if self.offset or self.trouble:
+            if (self.offset or self.trouble) and self._settle() is None:
                 self._write([Entry("", TICK, now.to_bytes(8, "big"), now)])
             self._commit()
         if _is_due(self._last_publish_at, now, self._settings.publish_seconds):
@@ -121,7 +123,47 @@ class Processor:
     def finish(self) -> None:
         """Store a snapshot of where things stand, if they moved since the last."""
         if self._unsaved or self._bytes_since_snapshot:
-            self._commit(with_snapshot=True)
+            self._commit(with_snapshot=not self.stopped)
+
+    def _replay(self, is_stopping: Callable[[], bool]) -> None:
+        """Fold what the log holds behind the newest entry folded."""
+        while True:
+            try:
+                for entry in self._log.read(self.offset):
+                    if is_stopping():
+                        return
+                    self._apply(entry)
+                    if entry.offset % _REPLAY_COMMITS_EVERY == 0:
+                        self._commit()
+                return
+            except DamagedEntry as damage:
+                self._stop(damage)
+
+    def _stop(self, damage: DamagedEntry) -> None:
+        """Take nothing more of a tenant, and no snapshot: mended, the log gives all of it back."""
+        log.critical("tenant stopped", tenant=damage.tenant, offset=damage.offset)
+        self.stopped.setdefault(damage.tenant, damage.offset)
+        self._metrics.tenant_stopped.labels(damage.tenant).set(self.stopped[damage.tenant])
+        self._metrics.entries_quarantined.labels(damage.tenant).inc()
+        self.offset = damage.offset
+
+    def _settle(self) -> TryLater | None:
+        """Read what the log may hold of appends that were not answered; why that can't be now."""
+        if not self._is_in_doubt:
+            return None
+        try:
+            self._store.commit(self._epoch, [])  # raises Conflict where another process writes
+            self._replay(lambda: False)
+        except TryLater as refusal:
+            return self._refused(refusal)
+        self._is_in_doubt = False
+        return None
+
+    def _refused(self, refusal: TryLater) -> TryLater:
+        if self.trouble is None:
+            log.error("storage takes nothing", reason=refusal.detail)
+        self.trouble = refusal.detail
+        return refusal
 
     def _restore(self) -> None:
         for snapshot in self._store.snapshots():
@@ -146,8 +188,10 @@ class Processor:
         return self.fold.receipt_for(entry.tenant, entry.batch_id) is not None
 
     def _repeated(self, entry: Entry) -> Answer:
-        """The answer to a batch whose id was used before."""
+        """The answer to a batch whose id was used before, or whose tenant is stopped."""
         known = self.fold.receipt_for(entry.tenant, entry.batch_id or "")
+        if entry.tenant in self.stopped:
+            return TryLater("this tenant's journal is damaged; its operator must look", 60)
         if known is None:  # the first of its group was refused
             return TryLater("storage is unavailable for now")
         receipt, body_crc32 = known
@@ -162,17 +206,16 @@ class Processor:
             return []
         try:
             self._refuse_without_room()
+            self._is_in_doubt = True
             with self._metrics.commit_seconds.time():
-                offsets = self._log.append(entries)
+                offsets = self._log.append(entries, self.offset)
+            self._is_in_doubt = False
         except Conflict:  # a batch id whose receipt is forgotten: its rows are known by their ids
             if len(entries) == 1:
                 return self._write([replace(entries[0], batch_id=None)])
             return [answer for entry in entries for answer in self._write([entry])]
         except TryLater as refusal:
-            if self.trouble is None:
-                log.error("storage takes nothing", reason=refusal.detail)
-            self.trouble = refusal.detail
-            return [refusal] * len(entries)
+            return [self._refused(refusal)] * len(entries)
         self.trouble = None
         placed = [replace(e, offset=o) for e, o in zip(entries, offsets, strict=True)]
         receipts = [self._counted(entry, self._apply(entry)) for entry in placed]
@@ -190,30 +233,36 @@ class Processor:
         except TryLater as refusal:
             log.error("refused rows not kept", offset=entry.offset, reason=refusal.detail)
 
-    def _apply(self, entry: Entry) -> Receipt:
-        """Fold one entry in, live or replayed.
-
-        One that the fold fails on is quarantined: it stays in the journal, and fails again in the
-        same way at each replay.
-        """
-        try:
-            with self._metrics.fold_seconds.time():
-                applied = self.fold.apply(entry)
-        except MemoryError:
-            raise  # of this machine at this moment, not of the entry
-        except Exception:
-            applied = Applied(_quarantined(entry))
-            self._metrics.entries_quarantined.labels(entry.tenant).inc()
-            log.exception("entry quarantined", tenant=entry.tenant, offset=entry.offset)
+    def _apply(self, entry: Entry) -> Applied:
+        """Fold one entry in, live or replayed."""
+        applied = self._folded(entry)
         self.offset = entry.offset
         self._metrics.journal_offset.set(entry.offset)
         self._metrics.journal_lag.set((self._clock.now() - entry.received_at) / SECOND)
         self._unsaved.extend(applied.transitions)
         self._metrics.overflow.labels(HALVES.name).inc(applied.n_halves_overflowed)
         self._bytes_since_snapshot += len(entry.body)
-        return applied.receipt or _NOTHING
+        return applied
 
-    def _counted(self, entry: Entry, receipt: Receipt) -> Receipt:
+    def _folded(self, entry: Entry) -> Applied:
+        """What the fold made of an entry.
+
+        One that it fails on is quarantined: it stays in the journal, and fails again in the same
+        way at each replay. So are those behind a stopped tenant's damaged one.
+        """
+        try:
+            if entry.tenant not in self.stopped:
+                with self._metrics.fold_seconds.time():
+                    return self.fold.apply(entry)
+        except MemoryError:
+            raise  # of this machine at this moment, not of the entry
+        except Exception:
+            log.exception("entry quarantined", tenant=entry.tenant, offset=entry.offset)
+        self._metrics.entries_quarantined.labels(entry.tenant).inc()
+        return self.fold.quarantine(entry)
+
+    def _counted(self, entry: Entry, applied: Applied) -> Receipt:
+        receipt = applied.receipt or _NOTHING
         metrics, tenant = self._metrics, entry.tenant
         metrics.journal_entries.labels(entry.codec).inc()
         metrics.journal_bytes.inc(len(entry.body))
@@ -223,6 +272,9 @@ class Processor:
             metrics.rows_accepted.labels(tenant).inc(receipt.accepted)
             metrics.rows_duplicate.labels(tenant).inc(receipt.duplicates)
             self._count_rejected(entry, receipt)
+            metrics.rows_applied.labels(tenant).inc(applied.applied)
+            metrics.rows_late.labels(tenant).inc(applied.late)
+            metrics.rows_quarantined.labels(tenant).inc(applied.quarantined)
             metrics.batch_seconds.observe((self._clock.now() - entry.received_at) / SECOND)
         elif entry.codec == TICK:
             metrics.tick.set(entry.received_at / SECOND)
@@ -279,6 +331,8 @@ class Processor:
 
     def _snapshot_is_due(self) -> bool:
         """So much was journaled that reading it back would cost more than a snapshot."""
+        if self.stopped:
+            return False
         newest_size = self._snapshots[0][1] if self._snapshots else 0
         return self._bytes_since_snapshot > max(self._settings.snapshot_bytes, 2 * newest_size)
 
@@ -303,17 +357,6 @@ class Processor:
 def _is_due(last_at: int, now: int, every_seconds: int) -> bool:
     """`every_seconds` have passed; a clock that was set back counts as passed."""
     return not 0 <= now - last_at < every_seconds * SECOND
-
-
-def _quarantined(entry: Entry) -> Receipt | None:
-    """The receipt of a batch that is stored and could not be folded."""
-    if entry.codec != BATCH:
-        return None
-    try:
-        batch, refused = from_frame(entry.body)
-    except FrameError:
-        return _NOTHING
-    return Receipt(len(batch), 0, len(refused), tuple(refused))
 
 
 def _has_times_of_receipt(entry: Entry) -> bool:

@@ -9,14 +9,12 @@ from typing import Final
 import msgspec
 import structlog
 from sqlalchemy import Connection, delete, func, select
-from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.exc import DBAPIError
 
 from service.alerts.alert import Transition
 from service.clock import Clock
-from service.database import Database
+from service.database import DEADLINE_SECONDS, Database, insert_into
 from service.engine.ports import Snapshot
-from service.engine.storage import storage_errors
 from service.errors import Conflict
 from service.tables import alerts, epoch, snapshots, transitions
 
@@ -25,12 +23,14 @@ log = structlog.get_logger()
 SNAPSHOT_VERSION: Final = 1
 PARTITION: Final = 0  # the embedded engine has one
 SNAPSHOTS_KEPT: Final = 2
+_READ_SECONDS: Final = 300.0  # for the snapshots, once at a start
+_SLOWEST_BYTES_A_SECOND: Final = 16 << 20  # at which a snapshot is still worth the wait
 
 Enqueue = Callable[[Connection, Transition, int], int]
 
 
 class SqlStateStore:
-    """The `StateStore` of one SQLite database.
+    """The `StateStore` of one database.
 
     `enqueue` writes the deliveries of a transition on the connection that it is given
     (`service.notify.outbox`).
@@ -43,13 +43,15 @@ class SqlStateStore:
 
     def claim(self) -> int:
         """Take the writer's epoch. Whoever held an older one can commit no more."""
-        claimed = (
-            insert(epoch)
-            .values(partition=PARTITION, epoch=1)
-            .on_conflict_do_update(index_elements=["partition"], set_={"epoch": epoch.c.epoch + 1})
-            .returning(epoch.c.epoch)
-        )
-        with storage_errors(), self._database.write() as connection:
+        with self._database.write() as connection:
+            claimed = (
+                insert_into(connection, epoch)
+                .values(partition=PARTITION, epoch=1)
+                .on_conflict_do_update(
+                    index_elements=["partition"], set_={"epoch": epoch.c.epoch + 1}
+                )
+                .returning(epoch.c.epoch)
+            )
             newest: int = connection.execute(claimed).scalar_one()
             return newest
 
@@ -57,7 +59,7 @@ class SqlStateStore:
         self, epoch: int, transitions: Sequence[Transition], snapshot: Snapshot | None = None
     ) -> int:
         """Store what followed from the log, in one transaction; returns how many were new."""
-        with storage_errors(), self._database.write() as connection:
+        with self._database.write(deadline_seconds=_seconds_for(snapshot)) as connection:
             _fence(connection, epoch)
             now = self._clock.now()
             n_new = sum(self._try_to_store(connection, each, now) for each in transitions)
@@ -72,7 +74,7 @@ class SqlStateStore:
             .where(snapshots.c.version == SNAPSHOT_VERSION)
             .order_by(snapshots.c.offset.desc())
         )
-        with storage_errors(), self._database.read() as connection:
+        with self._database.read(deadline_seconds=_READ_SECONDS) as connection:
             rows = connection.execute(newest).all()
         return [
             Snapshot(row.offset, row.body)
@@ -101,7 +103,7 @@ class SqlStateStore:
         alert = transition.alert
         body = msgspec.json.encode(alert).decode()
         inserted = connection.execute(
-            insert(transitions)
+            insert_into(connection, transitions)
             .values(
                 tenant=alert.tenant,
                 alert_id=alert.id,
@@ -112,8 +114,9 @@ class SqlStateStore:
                 body=body,
             )
             .on_conflict_do_nothing()
+            .returning(transitions.c.revision)
         )
-        if inserted.rowcount == 0:
+        if inserted.first() is None:
             return False
         self._store_alert(connection, transition, body)
         self._enqueue(connection, transition, now)
@@ -129,7 +132,7 @@ class SqlStateStore:
             "body": body,
         }
         connection.execute(
-            insert(alerts)
+            insert_into(connection, alerts)
             .values(
                 tenant=alert.tenant,
                 id=alert.id,
@@ -151,7 +154,7 @@ class SqlStateStore:
             "body": snapshot.body,
         }
         connection.execute(
-            insert(snapshots)
+            insert_into(connection, snapshots)
             .values(offset=snapshot.offset, **changing)
             .on_conflict_do_update(index_elements=["offset"], set_=changing)
         )
@@ -160,6 +163,11 @@ class SqlStateStore:
         ).subquery()
         oldest_kept = select(func.min(kept.c.offset)).scalar_subquery()
         connection.execute(delete(snapshots).where(snapshots.c.offset < oldest_kept))
+
+
+def _seconds_for(snapshot: Snapshot | None) -> float:
+    n_bytes = 0 if snapshot is None else len(snapshot.body)
+    return DEADLINE_SECONDS + n_bytes / _SLOWEST_BYTES_A_SECOND
 
 
 def _fence(connection: Connection, held: int) -> None:

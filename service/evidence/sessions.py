@@ -79,7 +79,7 @@ class Sessions:
         """A new row; those of this key that ended, or are too many, give way to it."""
         token, now = secrets.token_urlsafe(32), self._clock.now()
         theirs = and_(table.c.tenant == key.tenant, table.c.key_id == key.id)
-        with self._database.write() as connection:
+        with self._database.write(key.tenant) as connection:
             connection.execute(delete(table).where(theirs, table.c.expires_at <= now))
             newest = select(table.c.token_sha256).where(theirs)
             newest = newest.order_by(table.c.created_at.desc(), table.c.token_sha256)

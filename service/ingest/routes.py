@@ -182,7 +182,7 @@ def list_rejected(
     if cursor is not None:
         seq, index = _position(cursor)
         query = query.where(or_(table.seq < seq, and_(table.seq == seq, table.index > index)))
-    with running.database.read() as connection:
+    with running.database.read(tenant) as connection:
         rows = connection.execute(
             query.order_by(table.seq.desc(), table.index).limit(limit + 1)
         ).all()

@@ -105,7 +105,7 @@ class Endpoints:
             state_reason="",
             created_at=self._clock.now(),
         )
-        with self._database.write() as connection:
+        with self._database.write(tenant) as connection:
             count = select(func.count()).where(endpoints.c.tenant == tenant)
             if (connection.scalar(count) or 0) >= ENDPOINTS.limit:
                 raise TooLarge(f"endpoints: a tenant may have {ENDPOINTS.limit}")
@@ -115,13 +115,13 @@ class Endpoints:
 
     def get(self, tenant: str, id_: str) -> Endpoint:
         """One endpoint. Raises NotFound."""
-        with self._database.read() as connection:
+        with self._database.read(tenant) as connection:
             return self._endpoint(_find(connection, tenant, id_))
 
     def list(self, tenant: str, page: Page) -> tuple[list[Endpoint], str | None]:
         """A page of a tenant's endpoints, newest first."""
         query = select(endpoints).where(endpoints.c.tenant == tenant)
-        with self._database.read() as connection:
+        with self._database.read(tenant) as connection:
             rows, next_ = fetch(connection, query, (endpoints.c.created_at, endpoints.c.id), page)
         return [self._endpoint(row) for row in rows], next_
 
@@ -129,7 +129,7 @@ class Endpoints:
         self, tenant: str, id_: str, changed: Callable[[EndpointSettings], EndpointSettings]
     ) -> Endpoint:
         """The endpoint with its settings changed; whatever that raises is raised."""
-        with self._database.write() as connection:
+        with self._database.write(tenant) as connection:
             before = self._endpoint(_find(connection, tenant, id_))
             after = replace(before, settings=changed(before.settings))
             _set(connection, tenant, id_, self._columns(after))
@@ -137,7 +137,7 @@ class Endpoints:
 
     def set_state(self, tenant: str, id_: str, state: EndpointState, reason: str = "") -> Endpoint:
         """The endpoint in this state; what waits for it waits on unless it is active."""
-        with self._database.write() as connection:
+        with self._database.write(tenant) as connection:
             before = self._endpoint(_find(connection, tenant, id_))
             _set(connection, tenant, id_, {"state": state.value, "state_reason": reason})
             if state is EndpointState.ACTIVE:
@@ -148,7 +148,7 @@ class Endpoints:
         """The endpoint with a new secret; the one before signs on for a day, older ones stop."""
         now = self._clock.now()
         fresh = Secret(new_secret(self._entropy(SECRET_BYTES)))
-        with self._database.write() as connection:
+        with self._database.write(tenant) as connection:
             before = self._endpoint(_find(connection, tenant, id_))
             both = (fresh, Secret(before.secrets[0].secret, now + ROTATION_OVERLAP))
             after = replace(before, secrets=both)
@@ -157,7 +157,7 @@ class Endpoints:
 
     def delete(self, tenant: str, id_: str) -> None:
         """Forget the endpoint, what waits for it and what was sent to it."""
-        with self._database.write() as connection:
+        with self._database.write(tenant) as connection:
             _find(connection, tenant, id_)
             its = (deliveries.c.tenant == tenant) & (deliveries.c.endpoint_id == id_)
             sent = select(deliveries.c.id).where(its)

@@ -30,10 +30,10 @@ from sqlalchemy import (
     tuple_,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 
 from service.alerts.acknowledgements import acknowledgement_of
 from service.alerts.alert import Transition
+from service.database import insert_into
 from service.errors import Conflict, NotFound
 from service.notify.endpoints import EndpointState, Subscriber, active, find
 from service.notify.webhook import (
@@ -258,8 +258,13 @@ def want(connection: Connection, tenant: str, endpoint_id: str, at: int) -> None
 
 
 def _insert_or_ignore(connection: Connection, table: Table, row: dict[str, Any]) -> int:
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    return connection.execute(dialect.insert(table).values(row).on_conflict_do_nothing()).rowcount
+    inserted = (
+        insert_into(connection, table)
+        .values(row)
+        .on_conflict_do_nothing()
+        .returning(*table.primary_key)
+    )
+    return len(connection.execute(inserted).all())
 
 
 # Reading

@@ -141,7 +141,7 @@ def resume(tenant: Admin, running: Running, endpoint_id: str) -> dict[str, Any]:
 @router.post("/v1/endpoints/{endpoint_id}/test", status_code=202)
 def test(tenant: Admin, running: Running, endpoint_id: str) -> dict[str, Any]:
     """Send an `endpoint.test`; its fate is among the deliveries."""
-    with running.database.write() as connection:
+    with running.database.write(tenant) as connection:
         id_ = outbox.enqueue_test(connection, tenant, endpoint_id, running.clock.now())
     running.outbox_wake()
     return {"id": id_, "state": DeliveryState.WAITING.value}
@@ -164,7 +164,7 @@ def list_deliveries(
         query = query.where(deliveries.c.state.in_(state))
     if alert is not None:
         query = query.where(deliveries.c.alert_id == alert)
-    with running.database.read() as connection:
+    with running.database.read(tenant) as connection:
         find(connection, tenant, endpoint_id)
         rows, next_ = fetch(connection, query, (deliveries.c.created_at, deliveries.c.id), page)
         tried = outbox.attempts_of(connection, tenant, [row.id for row in rows])
@@ -175,7 +175,7 @@ def list_deliveries(
 @router.post("/v1/endpoints/{endpoint_id}/deliveries/{delivery_id}/replay", status_code=202)
 def replay(tenant: Admin, running: Running, endpoint_id: str, delivery_id: str) -> dict[str, Any]:
     """Send a delivery again: the same `webhook-id`, the same bytes."""
-    with running.database.write() as connection:
+    with running.database.write(tenant) as connection:
         outbox.replay(connection, tenant, endpoint_id, delivery_id, running.clock.now())
     running.outbox_wake()
     return {"id": delivery_id, "state": DeliveryState.WAITING.value}
@@ -187,7 +187,7 @@ def replay_range(tenant: Admin, running: Running, endpoint_id: str, body: Range)
 
     At most 10,000 at once, the oldest; ask again for the rest.
     """
-    with running.database.write() as connection:
+    with running.database.write(tenant) as connection:
         n = outbox.replay_range(
             connection,
             tenant,

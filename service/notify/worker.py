@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
-from typing import Final
+from typing import Final, ParamSpec, TypeVar
 
 import structlog
-from sqlalchemy.exc import OperationalError
 
 from service.clock import Clock
 from service.database import Database
+from service.errors import TryLater
 from service.metrics import Metrics
 from service.notify import lanes, outbox
 from service.notify.egress import Answer, Egress
@@ -43,6 +43,9 @@ LEASE_MARGIN_SECONDS: Final = 15.0  # beyond an attempt's deadline, to record it
 DISABLE_AFTER_SECONDS: Final = 5 * 86_400  # of nothing but failures
 
 _MICROS: Final = 1_000_000
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -115,9 +118,8 @@ class Worker:
                 try:
                     await self._fill_lanes()
                     await self._look_around()
-                except OperationalError as error:  # busy or full; the engine judges worse
-                    name = getattr(error.orig, "sqlite_errorname", type(error.orig).__name__)
-                    log.warning("outbox_unavailable", error=name)
+                except TryLater as refusal:
+                    log.warning("outbox_unavailable", reason=refusal.detail)
                 except Exception:  # what is due stays due, and is looked at again
                     log.exception("outbox_failed")
                 await self._until_changed()
@@ -131,7 +133,7 @@ class Worker:
         """Attempt all that is due at this instant, and what that makes due; returns how many."""
         n = 0
         while True:
-            n_wanted, leased = await asyncio.to_thread(self._claim, self._max_at_once)
+            n_wanted, leased = await _finished(self._claim, self._max_at_once)
             await asyncio.gather(*map(self._attempt, leased))
             n += len(leased)
             if n_wanted == 0:
@@ -141,7 +143,7 @@ class Worker:
         free = min(self._max_at_once - len(self._lanes), CLAIMED_AT_ONCE)
         if free == 0:
             return
-        n_wanted, claimed = await asyncio.to_thread(self._claim, free)
+        n_wanted, claimed = await _finished(self._claim, free)
         for leased in claimed:
             lane = asyncio.create_task(self._lane(leased))
             self._lanes.add(lane)
@@ -211,7 +213,7 @@ class Worker:
         async with self._recording:
             if not tried.is_recorded:
                 all_tried, self._tried = self._tried, []
-                await asyncio.to_thread(self._record_all, all_tried)
+                await _finished(self._record_all, all_tried)
         self._tell(tried)
         return tried.recorded
 
@@ -260,7 +262,7 @@ class Worker:
         if 0 <= now - self._looked_at < POLL_SECONDS * _MICROS:
             return
         self._looked_at = now
-        if await asyncio.to_thread(self._released, now):
+        if await _finished(self._released, now):
             self._changed.set()
 
     def _released(self, now: int) -> int:
@@ -273,6 +275,16 @@ class Worker:
             return 0
         with self._database.write() as connection:
             return lanes.release(connection, ended, now)
+
+
+async def _finished(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """What a function gives in a thread; who is cancelled waits for it, for a thread can't be."""
+    thread = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
+    try:
+        return await asyncio.shield(thread)
+    except asyncio.CancelledError:
+        await asyncio.gather(thread, return_exceptions=True)
+        raise
 
 
 def judge(

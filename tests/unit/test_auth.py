@@ -30,14 +30,6 @@ def clock() -> ManualClock:
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    database = Database.in_directory(tmp_path)
-    database.create_tables()
-    yield database
-    database.close()
-
-
-@pytest.fixture
 def keys(database: Database, clock: ManualClock) -> Keys:
     return Keys(database, clock)
 

@@ -40,9 +40,9 @@ BODIES = {"POST": {"url": URL}, "PATCH": {"url": URL}}
 
 
 @pytest.fixture
-def app(tmp_path: Path) -> Iterator[FastAPI]:
+def app(tmp_path: Path, database_url: str) -> Iterator[FastAPI]:
     """The real application; its engine is not started, and these routes do not need it."""
-    app = create_app(Settings(data_dir=tmp_path), ManualClock())
+    app = create_app(Settings(data_dir=tmp_path, database_url=database_url), ManualClock())
     yield app
     services(app).database.close()
 

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import threading
 import zlib
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 import numpy as np
 import pytest
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, delete, func, select, update
 
 from service.alerts.alert import Transition
 from service.database import Database
@@ -72,6 +72,11 @@ class CountingFold(Fold):
             if id_.startswith("alert")
         ]
         return Applied(receipt, found)
+
+    def quarantine(self, entry: Entry) -> Applied:
+        batch, refused = from_frame(entry.body)
+        receipt = Receipt(len(batch), 0, len(refused), tuple(refused))
+        return Applied(receipt, quarantined=len(batch))
 
     def receipt_for(self, tenant: str, batch_id: str) -> tuple[Receipt, int] | None:
         known = self.receipts.get(f"{tenant}/{batch_id}")
@@ -559,15 +564,109 @@ async def test_a_fold_that_cannot_be_saved_goes_on_from_its_journal(house: House
         assert await again.fold(lambda fold: fold.ids) == {"acme": ["a", "b"]}
 
 
-async def test_a_damaged_journal_ends_the_process(house: House) -> None:
-    log = SqlEventLog(house.open())
-    log.append([entry("a"), entry("b")])
+async def test_a_journal_with_an_entry_missing_ends_the_process(house: House) -> None:
+    SqlEventLog(house.open()).append([entry("a"), entry("b")])
     with house.open().write() as connection:
-        connection.execute(update(journal).where(journal.c.seq == 1).values(body=b"x"))
+        connection.execute(delete(journal).where(journal.c.seq == 1))
     running = Running(house)
     running.engine.start()
     await ended(running)
     assert house.ended == [65]
+
+
+async def damaged(house: House, offset: int) -> bytes:
+    """Damage an entry's body, and give what it was."""
+    its = journal.c.seq == offset
+    with house.open().write() as connection:
+        body = connection.execute(select(journal.c.body).where(its)).scalar_one()
+        connection.execute(update(journal).where(its).values(body=b"x"))
+    return bytes(body)
+
+
+async def test_a_damaged_entry_stops_its_tenant_and_no_other(house: House) -> None:
+    house.settings = settings(snapshot_bytes=1)
+    entries = [entry("a"), entry("b", tenant="other"), entry("c"), entry("d", tenant="other")]
+    SqlEventLog(house.open()).append(entries)
+    await damaged(house, 1)
+    async with Running(house) as running:
+        assert await running.fold(lambda fold: fold.ids) == {"other": ["b", "d"]}
+        with pytest.raises(TryLater, match="operator"):
+            await running.engine.submit(entry("e"))
+        assert await running.engine.submit(entry("f", tenant="other")) == Receipt(1, 0, 0)
+        assert running.engine.why_not_ready() is None and running.engine.n_stopped == 1
+        assert running.value("tenant_stopped", tenant="acme") == 1
+        assert running.value("entries_quarantined_total", tenant="acme") == 2
+    assert running.value("snapshots_total") == 0  # it would hold what the tenant lacks
+
+
+async def test_a_journal_that_was_mended_gives_the_whole_state_back(house: House) -> None:
+    running = await Running(house).__aenter__()
+    for n in range(3):
+        await running.engine.submit(entry(f"r{n}", key=f"k{n}"))
+    before = await running.digest()
+    await crash(running)
+    body = await damaged(house, 2)
+    async with Running(house) as stopped:
+        assert await stopped.digest() != before
+    with house.open().write() as connection:
+        connection.execute(update(journal).where(journal.c.seq == 2).values(body=body))
+    async with Running(house) as again:
+        assert await again.digest() == before
+        assert again.engine.n_stopped == 0
+
+
+class Forgetful(SqlEventLog):
+    """Stores entries, and says that it could not: a commit whose answer was lost."""
+
+    n_lost = 0
+
+    def append(self, entries: Sequence[Entry], after: int | None = None) -> list[int]:
+        offsets = super().append(entries, after)
+        if self.n_lost:
+            self.n_lost -= 1
+            raise TryLater("no answer")
+        return offsets
+
+
+async def test_an_append_whose_answer_was_lost_is_found_and_counted_once(house: House) -> None:
+    running = Running(house)
+    log = Forgetful(running.database)
+    running.engine._processor._log = log
+    async with running:
+        await running.engine.submit(entry("a", key="k1"))
+        log.n_lost = 1
+        with pytest.raises(TryLater, match="no answer"):
+            await running.engine.submit(entry("b", key="k2"))
+        assert await running.engine.submit(entry("c", key="k3")) == Receipt(1, 0, 0)
+        assert await running.engine.submit(entry("b", key="k2")) == Receipt(1, 0, 0)
+        assert await running.fold(lambda fold: fold.ids) == {"acme": ["a", "b", "c"]}
+        assert running.n_journaled() == 3
+        before = await running.digest()
+        await crash(running)
+    async with Running(house) as again:
+        assert await again.digest() == before
+
+
+async def test_a_writer_that_another_overtook_in_the_log_ends(house: House) -> None:
+    running = await Running(house).__aenter__()
+    await running.engine.submit(entry("a"))
+    SqlEventLog(house.open()).append([entry("b")])
+    with pytest.raises(TryLater):
+        await running.engine.submit(entry("c"))
+    house.store(house.open()).claim()
+    gone = asyncio.ensure_future(running.engine.submit(entry("c")))
+    await ended(running)
+    assert house.ended.pop() == 75
+    gone.cancel()
+
+
+async def test_an_answer_that_takes_too_long_is_a_refusal_for_now(house: House) -> None:
+    house.settings = settings(answer_deadline_seconds=0.05)
+    async with Running(house) as running:
+        async with Held(running):
+            with pytest.raises(TryLater, match="slow"):
+                await running.engine.submit(entry("a"))
+        assert await running.engine.submit(entry("b")) == Receipt(1, 0, 0)
 
 
 async def test_an_entry_that_the_fold_fails_on_is_quarantined(house: House) -> None:

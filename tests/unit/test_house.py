@@ -72,3 +72,32 @@ def test_every_module_says_what_it_gives(path: Path) -> None:
     docstring = ast.get_docstring(ast.parse(path.read_text()))
     assert docstring, "needs a docstring"
     assert docstring.splitlines()[0].endswith((".", "?")), "its first line is a sentence"
+
+
+def unnamed_transactions(source: str) -> Iterator[int]:
+    """Lines where a transaction is opened on behalf of everyone."""
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Call(
+                func=ast.Attribute(
+                    value=ast.Attribute(attr="database" | "_database"), attr="read" | "write"
+                ),
+                args=[],
+            ):
+                yield node.lineno
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*ROOT.glob("service/**/routes.py"), ROOT / "service/notify/endpoints.py"],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_whoever_answers_requests_names_the_tenant_to_the_database(path: Path) -> None:
+    """So that row-level security stands behind its queries."""
+    assert list(unnamed_transactions(path.read_text())) == []
+
+
+def test_the_rule_sees_a_transaction_without_a_tenant() -> None:
+    source = "with running.database.read() as connection:\n    pass"
+    assert list(unnamed_transactions(source)) == [1]
+    assert list(unnamed_transactions(source.replace("()", "(tenant)"))) == []

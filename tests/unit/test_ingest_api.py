@@ -27,8 +27,10 @@ CANARY = "canary-5e1f"
 
 
 @pytest.fixture
-def app(tmp_path: Path) -> Iterator[FastAPI]:
-    app = create_app(Settings(data_dir=tmp_path, max_body_bytes=1 << 20, max_rows_per_request=2000))
+def app(tmp_path: Path, database_url: str) -> Iterator[FastAPI]:
+    settings = Settings(data_dir=tmp_path, database_url=database_url)
+    limits = {"max_body_bytes": 1 << 20, "max_rows_per_request": 2000}
+    app = create_app(settings.model_copy(update=limits))
     with TestClient(app):
         yield app
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,14 +31,6 @@ LEASE = 30 * SECOND
 DISABLE_AFTER = 5 * 86_400 * SECOND
 SCHEDULE = (0, 5, 300, 1800)
 DELIVERED = Verdict(DeliveryState.DELIVERED, NOW)
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    database = Database.in_directory(tmp_path)
-    database.create_tables()
-    yield database
-    database.close()
 
 
 @pytest.fixture

@@ -57,7 +57,7 @@ def test_lists_are_comma_separated_in_the_environment(monkeypatch: pytest.Monkey
         ("RETRY_SCHEDULE_SECONDS", ""),
         ("RETRY_SCHEDULE_SECONDS", "0,-1"),
         ("RETRY_SCHEDULE_SECONDS", "nan"),
-        ("DATABASE_URL", "postgresql://u:p@host/db"),
+        ("DATABASE_URL", "mysql://u:p@host/db"),
     ],
 )
 def test_a_setting_out_of_bounds_is_refused_by_name(
