@@ -19,6 +19,7 @@ import httpx2
 from service.clock import SystemClock
 from service.database import Database
 from service.keys import Keys, Scope
+from service.settings import Settings
 
 START_WITHIN_SECONDS: Final = 60.0
 STOP_WITHIN_SECONDS: Final = 10.0
@@ -111,8 +112,13 @@ class Server:
             self.kill()
         self.client.close()
 
+    def database(self) -> Database:
+        """What it keeps its state in, to be looked at and closed."""
+        url = self._env.get("SLICEWATCH_DATABASE_URL")
+        return Database.of(Settings(data_dir=self.directory / "data", database_url=url))
+
     def _create_key(self) -> str:
-        database = Database.in_directory(self.directory / "data")
+        database = self.database()
         database.create_tables()
         key = Keys(database, SystemClock()).create("acme", list(Scope))
         database.close()
