@@ -132,7 +132,7 @@ class Disk:
             image = bytearray(self.synced[name])
             odds = rng.choice((0.0, 0.5, 0.9, 1.0))
             for write in self.pending[name]:
-                put(image, write, lambda odds=odds: rng.random() < odds)  # type: ignore[misc]
+                put(image, write, lambda odds=odds: rng.random() < odds)
             yield name, bytes(image)
 
 
