@@ -84,3 +84,18 @@ def test_an_io_error_ends_it_with_74_and_what_was_acknowledged_is_there(tmp_path
     stored = stored_ids(tmp_path)
     assert set(acknowledged) <= set(stored)
     assert len(stored) == len(set(stored))
+
+
+def test_an_io_error_that_a_request_meets_ends_it_with_74(tmp_path: Path) -> None:
+    """The engine has nothing to do meanwhile: rows come nowhere in this."""
+    server = Server(tmp_path, max_file_bytes=600_000)
+    with ended(server):
+        server.start()
+        for n in range(100):
+            body = json.dumps({"url": f"https://receiver.example/{n}"})
+            try:
+                server.post("/v1/endpoints", body, **{"content-type": "application/json"})
+            except httpx2.TransportError:
+                break
+        assert server.await_end() == 74
+        assert any("storage failed" in line for line in server.log)
