@@ -15,7 +15,7 @@ import httpx2
 import pytest
 
 from tests.figures import Figures
-from tests.senders import Senders, judged
+from tests.load import Senders, judged
 from tests.server import Server, ended
 
 pytestmark = pytest.mark.fault

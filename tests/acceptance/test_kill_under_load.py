@@ -19,8 +19,8 @@ from service.engine.state_store import SqlStateStore
 from service.notify.outbox import enqueue
 from service.tables import journal, snapshots
 from tests.figures import Figures
+from tests.load import Senders, judged
 from tests.postgres import Postgres
-from tests.senders import Senders, judged
 from tests.server import Server, ended
 
 pytestmark = pytest.mark.fault

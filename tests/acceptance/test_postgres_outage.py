@@ -16,8 +16,8 @@ from service import postgres as client
 from service.database import Database
 from service.errors import TryLater
 from tests.figures import Figures
+from tests.load import Senders, judged
 from tests.postgres import Postgres
-from tests.senders import Senders, judged
 from tests.server import Server, ended
 
 pytestmark = pytest.mark.fault

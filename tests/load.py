@@ -1,4 +1,4 @@
-"""Senders: threads that send rows until they are acknowledged, and the oracle of what they sent.
+"""Load: threads that send rows until they are acknowledged, and the oracle of what they sent.
 
 The oracle knows what was issued and what was acknowledged. At the end acknowledged ⊆ stored ⊆
 issued, each row counts once, as it was sent, and the state is what a replay of the journal gives.
@@ -18,7 +18,7 @@ from service.engine.fold import Fold
 from service.engine.journal import SqlEventLog
 from service.engine.ports import BATCH
 from service.engine.state_store import SqlStateStore
-from service.ingest.events import from_frame
+from service.ingest.frame import from_frame
 from service.notify.outbox import enqueue
 from tests.server import Server, retried
 
