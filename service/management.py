@@ -1,6 +1,7 @@
-"""Management: the commands of who runs the service, on the database itself, served or not.
+"""Management: the commands of who runs the service.
 
-`keys`, `tenants`, `audit`, `backup`, `restore`, `check`.
+`keys`, `tenants`, `audit`, `backup`, `restore`, `check` work on the database itself, while a server
+runs or not.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import msgspec
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from service.clock import Clock
-from service.database import Database
+from service.database import EVERYONE, Database
 from service.errors import NotFound, TooLarge
 from service.limits import ENDPOINTS
 from service.notify.wants import ClientCertificate, EndpointSettings, Wants
@@ -177,7 +177,7 @@ class Endpoints:
     def reseal(self) -> int:
         """Put under the newest key what is not; returns how many. Raises Damaged where a key is
         missing: no endpoint of that key could be told anything."""
-        with self._database.write() as connection:
+        with self._database.write(EVERYONE) as connection:
             rows = connection.execute(select(endpoints)).all()
             opened = [self._endpoint(row) for row in rows]
             old = [
