@@ -20,9 +20,9 @@ from typing import Any, Final
 from tests.benchmarks.bench_detectors import plots, single_stream, week, worlds
 from tests.benchmarks.bench_detectors.page import FULL, QUICK, Effort, Table
 from tests.benchmarks.bench_detectors.parts import (
-    CODE,
     LIBRARIES,
     ROOT,
+    WHOLE,
     Result,
     measure,
     parts,
@@ -61,6 +61,7 @@ def page(effort: Effort, results: Mapping[str, Result], plots_in: Path | None) -
         results["maturity"].value,
         results["sampling"].value,
         worlds.table(effort, joined("world-")),
+        worlds.found_table(effort, joined("found-")),
     ]
 
 
@@ -78,7 +79,7 @@ def write(effort: Effort, directory: Path | None, kept_in: Path, say: Callable[[
 
 def _provenance(effort: Effort, minutes: float) -> str:
     head = _git("rev-parse", "--short", "HEAD").strip()
-    code = (f"{folder}/*.py" for folder in CODE)
+    code = (f"{folder}/*.py" for folder in WHOLE)
     changed = " with changes" if _git("status", "--porcelain", "--", *code) else ""
     flag = " FULL=1" if effort is FULL else ""
     versions = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from types import GenericAlias
@@ -34,7 +34,8 @@ from tests.benchmarks.bench_detectors import (
 from tests.benchmarks.bench_detectors.page import Effort, Table
 
 ROOT: Final = Path(__file__).parents[3]
-CODE: Final = ("detectors", "service", "tests/benchmarks")  # what figures depend on
+LIBRARY: Final = ("detectors", "tests/benchmarks/bench_detectors")  # what figures depend on
+WHOLE: Final = (*LIBRARY, "service")
 LIBRARIES: Final = ("numpy", "scipy", "river")
 WORKERS: Final = 2
 
@@ -47,6 +48,7 @@ class Part:
     work: Callable[[Effort], Any]
     gives: Any  # the type of it
     is_timing: bool = False  # nothing may run beside it
+    code: tuple[str, ...] = LIBRARY
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +70,18 @@ def parts(effort: Effort) -> list[Part]:
         ),
         Part("defaults", single_stream.defaults, points),
         *(
-            Part(f"world-{k}", partial(worlds.counts, world=k), list[worlds.Count])
+            Part(
+                f"world-{k}-{mode}",
+                partial(worlds.counts, world=k, mode=mode),
+                list[worlds.Count],
+                code=WHOLE,
+            )
             for k in range(min(effort.worlds, len(worlds.WORLDS)))
+            for mode in worlds.MODES
+        ),
+        *(
+            Part(f"found-{m}", partial(worlds.found, mode=m), list[worlds.Found], code=WHOLE)
+            for m in worlds.MODES
         ),
         *(
             Part(f"week-{k}", partial(week.scores, world=k), list[week.Score])
@@ -88,7 +100,7 @@ def measure(
     effort: Effort, wanted: Iterable[Part], kept_in: Path, say: Callable[[str], None]
 ) -> Mapping[str, Result]:
     """Every part's result by its name; those that are not kept already are measured."""
-    directory = kept_in / f"{effort.name}-{_digest_of_code()}"
+    directory = kept_in / effort.name
     directory.mkdir(parents=True, exist_ok=True)
     wanted = list(wanted)
     missing = [part for part in wanted if not _path(directory, part).exists()]
@@ -134,12 +146,13 @@ def _array(_: Any, packed: Any) -> np.ndarray[Any, Any]:
 
 
 def _path(directory: Path, part: Part) -> Path:
-    return directory / f"{part.name}.msgpack"
+    return directory / f"{part.name}-{_digest(part.code)}.msgpack"
 
 
-def _digest_of_code() -> str:
+@cache
+def _digest(code: tuple[str, ...]) -> str:
     digest = hashlib.blake2b(digest_size=6)
-    for folder in CODE:
+    for folder in code:
         for path in sorted((ROOT / folder).rglob("*.py")):
             digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
     for library in LIBRARIES:
