@@ -248,9 +248,9 @@ def found(effort: Effort, mode: str) -> list[Found]:
 
 
 def _first_of(pair: set[tuple[str, str]], alerts: Sequence[Alert], since: int) -> float:
-    return min(
-        ((a.detected_at - since) / HOUR for a in alerts if set(a.slice) == pair), default=np.nan
-    )
+    """Hours until an alert of the pair, or of its site or its accent, which holds it."""
+    hours = ((a.detected_at - since) / HOUR for a in alerts if a.slice and set(a.slice) <= pair)
+    return min(hours, default=np.nan)
 
 
 def _scaled(world: World, traffic: float) -> World:
@@ -345,8 +345,8 @@ def found_table(effort: Effort, all_found: Sequence[Found]) -> Table:
         f"The same with {HURT.labels_an_hour * effort.world_traffic:,.0f} labels an hour, where "
         f"ten pairs lose {HURT.bad:g} times as much from hour {CHANGE_HOURS} of the week on: three "
         f"of traffic rank 5 to 50, four of 50 to 300, three beyond; {weeks} weeks. Delays in "
-        "hours, median / 90 %, what was missed counting as the week's end; false are alerts of "
-        "slices that hold no such pair.",
+        "hours, median / 90 %, what was missed counting as the week's end; a pair is found with "
+        "an alert of its own, or of its site or accent; false are alerts of slices that hold none.",
         (
             "budget",
             "mode",
