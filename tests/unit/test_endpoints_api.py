@@ -17,8 +17,8 @@ from service.limits import ENDPOINTS
 from service.notify import lanes, outbox
 from service.notify.lanes import Attempt, Verdict
 from service.notify.outbox import DeliveryState
-from service.services import Services
 from service.settings import Settings
+from tests.api import client, services
 from tests.builders import NOW, ManualClock, a_transition
 
 URL = "https://hooks.example/alerts"
@@ -45,17 +45,6 @@ def app(tmp_path: Path, database_url: str) -> Iterator[FastAPI]:
     app = create_app(Settings(data_dir=tmp_path, database_url=database_url), ManualClock())
     yield app
     services(app).database.close()
-
-
-def services(app: FastAPI) -> Services:
-    return cast(Services, app.state.services)
-
-
-def client(app: FastAPI, *scopes: Scope, tenant: str = "acme") -> TestClient:
-    key = services(app).keys.create(tenant, scopes)
-    return TestClient(
-        app, headers={"authorization": f"Bearer {key}"}, raise_server_exceptions=False
-    )
 
 
 @pytest.fixture

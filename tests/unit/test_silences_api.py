@@ -15,8 +15,8 @@ from service.app import create_app
 from service.engine.state_store import SqlStateStore
 from service.keys import Scope
 from service.notify.outbox import enqueue
-from service.services import Services
 from service.settings import Settings
+from tests.api import client, services
 from tests.builders import ManualClock, a_transition
 
 SILENCE: dict[str, Any] = {
@@ -32,17 +32,6 @@ def app(tmp_path: Path) -> Iterator[FastAPI]:
     app = create_app(Settings(data_dir=tmp_path), ManualClock())
     yield app
     services(app).database.close()
-
-
-def services(app: FastAPI) -> Services:
-    return cast(Services, app.state.services)
-
-
-def client(app: FastAPI, *scopes: Scope, tenant: str = "acme") -> TestClient:
-    key = services(app).keys.create(tenant, scopes)
-    return TestClient(
-        app, headers={"authorization": f"Bearer {key}"}, raise_server_exceptions=False
-    )
 
 
 @pytest.fixture
