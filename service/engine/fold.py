@@ -21,11 +21,10 @@ from service.ingest.frame import FrameError, from_frame
 from service.monitor.config import MonitorConfig
 from service.monitor.model import Model
 
-STATE_VERSION: Final = 2  # 1 did not count rows applied; it can be read
+STATE_VERSION: Final = 3
 TICK_SECONDS: Final = 600  # of stream time between looks at a model's evidence
 MAX_RECEIPTS: Final = 10_000  # of a tenant; a batch id older than these is a new batch
 MAX_MODELS: Final = 1_000  # of a tenant; rows of more are rejected
-_ACCOUNTS_OF_VERSION_1: Final = 5
 MAX_ERRORS: Final = 100  # that a receipt lists; all are counted
 
 
@@ -234,8 +233,8 @@ class Fold:
     def restore(cls, body: bytes) -> Fold:
         """The state that `save` gave; raises Damaged where the bytes are not that."""
         state = from_bytes(body)
-        if not isinstance(state, dict) or state.get("version") not in (1, STATE_VERSION):
-            raise Damaged(f"not a snapshot of version 1 or {STATE_VERSION}")
+        if not isinstance(state, dict) or state.get("version") != STATE_VERSION:
+            raise Damaged(f"not a snapshot of version {STATE_VERSION}")
         fold = cls(state["tick_seconds"])
         fold.wall_clock = state["wall_clock"]
         for name, tenant in state["tenants"].items():
@@ -305,10 +304,7 @@ def _save_tenant(tenant: Tenant) -> dict[str, Any]:
 
 
 def _restore_tenant(name: str, state: dict[str, Any]) -> Tenant:
-    accounts = Accounts(*state["accounts"])
-    if len(state["accounts"]) == _ACCOUNTS_OF_VERSION_1:
-        accounts.applied = accounts.accepted - accounts.late
-    tenant = Tenant(accounts=accounts)
+    tenant = Tenant(accounts=Accounts(*state["accounts"]))
     for model, saved in state["models"].items():
         tenant.models[model] = Model.restore(saved)
         tenant.ledgers[model] = Ledger.restore(name, model, state["ledgers"][model])

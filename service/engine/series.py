@@ -243,7 +243,7 @@ def _told(alert: Alert, by_id: Mapping[str, Alert]) -> tuple[str, ...]:
         alert.id,
         alert.severity.value,
         alert.effect.metric,
-        alert.effect.because,
+        alert.effect.because or "",
         "" if head is None else slice_text(head.slice),
         str(cause.get("feature", cause.get("kind", ""))),
         words.change(effect),

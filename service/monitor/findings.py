@@ -49,16 +49,18 @@ class Severity(StrEnum):
 class Effect(msgspec.Struct, frozen=True, kw_only=True):
     """How much worse, than what it was and than the rest."""
 
-    metric: str  # the loss: "wer", "zero_one", ...
-    because: str  # "degraded" or "left_behind"
-    before: float  # loss in the reference
-    after: float  # loss since onset
+    metric: str  # what is measured: the loss ("wer", "zero_one", ...), or a share of rows
+    because: str | None  # "degraded" or "left_behind"; None where it is not of losses
+    before: float  # in the reference
+    after: float  # since onset
     rest_before: float | None
     rest_after: float | None
     gap_widened_by: float | None
     interval: tuple[float, float] | None  # of gap_widened_by; without a rest of after - before
     rows: int  # predictions of the slice since onset
     labels: int
+    feature: str | None = None  # whose values moved, where it is an input
+    moved: str | None = None  # how, in words: "share above 12.5 dB: 10 % → 31 %"
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):

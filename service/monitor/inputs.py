@@ -8,14 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_array
 
 from service.ingest.events import EventBatch, Floats, Ints, Value
+from service.monitor.findings import Finding
 from service.monitor.learn import Signal
+from service.monitor.observer import Look
+
+if TYPE_CHECKING:
+    from service.monitor.monitor import Monitor
 
 Indices = npt.NDArray[np.intp]
 
@@ -51,6 +56,8 @@ class Histogram:
 class Inputs:
     """Counts of every signal's bins: int64, shape (n_cells, n_bins of all signals)."""
 
+    name = "inputs"
+
     def __init__(self, signals: tuple[Signal, ...]) -> None:
         self.signals = signals
         self.offsets = np.concatenate(([0], np.cumsum([s.n_bins for s in signals]))).astype(np.intp)
@@ -61,11 +68,10 @@ class Inputs:
         ]
         self._cuts = [np.array(signal.cuts) for signal in signals]
 
-    def add(
-        self, batch: EventBatch, rows: Indices, cells: Indices, n_cells: int, in_reference: bool
-    ) -> None:
+    def add(self, batch: EventBatch, rows: Indices, cells: Indices, in_reference: bool) -> None:
         """Count the predictions at `rows` of the batch; `cells` has one for each of them."""
         counts = self.reference if in_reference else self.since
+        n_cells = int(cells.max(initial=-1)) + 1
         if len(counts) < n_cells:
             counts = np.concatenate(
                 [
@@ -136,6 +142,10 @@ class Inputs:
         """Each signal and where its bins stand."""
         for s, signal in enumerate(self.signals):
             yield signal, slice(self.offsets[s], self.offsets[s + 1])
+
+    def look(self, monitor: Monitor, look: Look) -> list[Finding]:
+        """Nothing: they are described to who asks."""
+        return []
 
     def save(self) -> dict[str, Any]:
         """The counts."""

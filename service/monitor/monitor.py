@@ -26,6 +26,7 @@ from service.monitor.learn import Schema
 from service.monitor.losses import RATIO_LOSSES, SCALED_LOSSES, score
 from service.monitor.naming import Namer
 from service.monitor.null_weeks import learn_watch
+from service.monitor.observer import Look, Looks, Observer
 from service.monitor.outside import Outside
 from service.monitor.slices import ABSENT, Slices
 from service.monitor.stream_clock import StreamClock
@@ -70,6 +71,7 @@ class Tick:
     after: int  # how many rows of the batch come before it
     at: int  # its time, of the labels' clock
     rows_at: int  # how far the predictions had come by then
+    look: Look | None = None  # at the predictions, and not at the labels
 
 
 class Monitor:
@@ -81,6 +83,8 @@ class Monitor:
         self.slices = Slices(list(schema.dimensions), config.order)
         self.join = Join(schema.loss, seconds(config.label_horizon) * SECOND)
         self.inputs = Inputs(schema.signals)
+        self.observers: tuple[Observer, ...] = (self.inputs,)
+        self.looks = Looks(tick_seconds)
         self.history = History()
         self.delays = LabelDelay()
         self.clock = StreamClock(tick_seconds * SECOND)  # of the labels
@@ -164,11 +168,24 @@ class Monitor:
         label_rows = np.flatnonzero(batch.kind & LABEL)
         due = self.clock.advance(batch.time[label_rows], received_at)
         stops = label_rows[[n_labels - 1 for n_labels, _ in due]] + 1
-        seen = np.searchsorted(predictions, stops)
-        reached = np.concatenate([[before], readings])[seen]
-        after = stops - np.searchsorted(np.flatnonzero(refused), stops)
-        columns = zip(after.tolist(), due, reached.tolist(), strict=True)
-        return refused, [Tick(stop, at, rows_at) for stop, (_, at), rows_at in columns]
+        reached = np.concatenate([[before], readings])[np.searchsorted(predictions, stops)]
+        refused_rows = np.flatnonzero(refused)
+
+        def after(stops: Indices) -> list[int]:
+            places: list[int] = (stops - np.searchsorted(refused_rows, stops)).tolist()
+            return places
+
+        ticks = [
+            Tick(stop, at, rows_at)
+            for stop, (_, at), rows_at in zip(after(stops), due, reached.tolist(), strict=True)
+        ]
+        places, looks = self.looks.due(before, readings)
+        stops = predictions[places] + 1
+        ticks += [
+            Tick(stop, look.at, look.at, look)
+            for stop, look in zip(after(stops), looks, strict=True)
+        ]
+        return refused, sorted(ticks, key=lambda tick: (tick.after, tick.look is None))
 
     def _stretches(self, levels: Codes, ticks: list[Tick]) -> Iterator[tuple[int, int, list[Tick]]]:
         """Rows from one place to another, and the ticks among them, counted from the first.
@@ -206,14 +223,16 @@ class Monitor:
             self.n_predictions += next_row - row
             self._sum(labelled.between(label, next_label), adding[label:next_label])
             row, label, was_learning = next_row, next_label, self.watch is None
-            if tick is not None:
+            look = None if tick is None else tick.look
+            if tick is not None and look is None:
                 findings += self.tick(tick)
-            if tick is None or (was_learning and self.watch is not None):
+            if tick is None or look is not None or (was_learning and self.watch is not None):
                 described = slice(n_described, row)
-                self.inputs.add(
-                    part, new[described], new_cells[described], self.slices.n_cells, was_learning
-                )
+                for observer in self.observers:
+                    observer.add(part, new[described], new_cells[described], was_learning)
                 n_described = row
+            if look is not None:
+                findings += [f for observer in self.observers for f in observer.look(self, look)]
         return findings
 
     def _score(self, rows: Matched) -> tuple[Labelled, Indices, Indices]:
@@ -371,7 +390,8 @@ class Monitor:
         rows = Join(self.schema.loss, self.join.horizon).match(batch, cells)
         labelled, _, adding = self._score(rows)
         labelled = replace(labelled, cell=self._labelled_cells(labelled.cell, adding))
-        self.inputs.add(batch, rows.predictions, cells[rows.predictions], self.slices.n_cells, True)
+        for observer in self.observers:
+            observer.add(batch, rows.predictions, cells[rows.predictions], True)
         if len(labelled) >= MIN_REFERENCE_LABELS:
             self.start_watch(labelled, self.row_clock.now)
         return len(labelled)
@@ -384,7 +404,8 @@ class Monitor:
             "tick_seconds": self.clock.tick // SECOND,
             "slices": self.slices.save(),
             "join": self.join.save(),
-            "inputs": self.inputs.save(),
+            "observers": {observer.name: observer.save() for observer in self.observers},
+            "looks": self.looks.save(),
             "history": self.history.save(),
             "delays": self.delays.save(),
             "clock": self.clock.save(),
@@ -412,17 +433,17 @@ class Monitor:
         monitor = cls(config, Schema.restore(state["schema"]), state["tick_seconds"])
         monitor.slices = Slices.restore(state["slices"])
         monitor.join = Join.restore(state["join"])
-        monitor.inputs.restore(state["inputs"])
+        for observer in monitor.observers:
+            observer.restore(state["observers"][observer.name])
+        monitor.looks.restore(state["looks"])
         monitor.history = History.restore(state["history"])
         monitor.clock = StreamClock.restore(state["clock"])
         monitor.row_clock = StreamClock.restore(state["row_clock"])
         if state["watch"] is not None:
             budget = Budget(config.alerts_a_week)
             monitor.watch = Watch.restore(state["watch"], config.tolerance, budget)
-        if "outside" in state:  # snapshots of before there were any have none
-            monitor.outside.restore(state["outside"])
-        if "delays" in state:  # likewise
-            monitor.delays.restore(state["delays"])
+        monitor.outside.restore(state["outside"])
+        monitor.delays.restore(state["delays"])
         monitor.reference = [Labelled(*columns) for columns in state["reference"]]
         monitor._since_tick = [Labelled(*columns) for columns in state["since_tick"]]
         (

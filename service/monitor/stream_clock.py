@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from service.ingest.events import Ints
 
@@ -32,9 +33,7 @@ class StreamClock:
         """
         started = self.now
         readings = self.readings(times, received_at)
-        before = np.concatenate(([started], readings[:-1]))
-        crossings = np.flatnonzero((readings > before) & (before > 0))
-        return [(int(row) + 1, int(readings[row])) for row in crossings]
+        return [(int(row) + 1, int(readings[row])) for row in crossings(started, readings)]
 
     def readings(self, times: Ints, received_at: int) -> Ints:
         """Move on by these rows; `now` after each of them, shape (n_rows,)."""
@@ -64,3 +63,9 @@ class StreamClock:
         clock = cls(state["tick"])
         clock.now, clock._last = state["now"], state["last"].copy()
         return clock
+
+
+def crossings(before: int, readings: Ints) -> npt.NDArray[np.intp]:
+    """The rows with which a clock that read `before`, then these, has moved on to a next tick."""
+    previous = np.concatenate(([before], readings[:-1]))
+    return np.flatnonzero((readings > previous) & (previous > 0))

@@ -29,7 +29,7 @@ Features = dict[str, Any]
 def add(inputs: Inputs, rows: list[tuple[Features, int]], in_reference: bool = False) -> None:
     batch = a_batch([a_prediction(str(i), features=f) for i, (f, _) in enumerate(rows)])
     cells = np.array([cell for _, cell in rows], np.intp)
-    inputs.add(batch, np.arange(len(rows)), cells, 3, in_reference)
+    inputs.add(batch, np.arange(len(rows)), cells, in_reference)
 
 
 def bins_of(features: Features) -> list[int]:
@@ -75,7 +75,7 @@ def test_every_value_is_counted_in_its_bin_and_cell(
 def test_only_new_predictions_of_a_batch_are_counted() -> None:
     inputs = Inputs(SIGNALS)
     batch = a_batch([a_prediction(str(i), features={"codec": c}) for i, c in enumerate("abc")])
-    inputs.add(batch, np.array([2]), np.array([1]), 3, True)
+    inputs.add(batch, np.array([2]), np.array([1]), True)
     assert inputs.reference.sum() == 2  # a bin of each signal
     assert inputs.reference[1, OTHER] == 1
 
@@ -84,7 +84,8 @@ def test_spare_room_is_not_saved() -> None:
     small, large = Inputs(SIGNALS), Inputs(SIGNALS)
     row: list[tuple[Features, int]] = [({"codec": "pcm"}, 0)]
     add(small, row)
-    large.add(a_batch([]), np.arange(0), np.arange(0), 500, False)
+    add(large, [*([({}, 0)] * 3), ({"codec": "mp3"}, 500)])
+    large.restore({**large.save(), "since": np.zeros((501, 8), np.int64)})
     add(large, row)
     assert to_bytes(small.save()) == to_bytes(large.save())
 
