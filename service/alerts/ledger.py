@@ -22,6 +22,7 @@ import msgspec
 from msgspec.structs import replace
 
 from service.alerts.alert import Alert, Transition, alert_id, fingerprint
+from service.alerts.causes import CAUSES, likely_causes, same_causes
 from service.alerts.hierarchy import head_of, taken_over
 from service.monitor.findings import OUTSIDE_BUDGET, Finding, State, slice_text
 
@@ -51,7 +52,13 @@ class Ledger:
 
     def apply(self, findings: Sequence[Finding]) -> list[Transition]:
         """What the findings change, in order."""
-        return [transition for finding in findings for transition in self._apply(finding)]
+        transitions: list[Transition] = []
+        for finding in findings:
+            changes = self._apply(finding)
+            transitions += changes
+            if changes and finding.kind in CAUSES:
+                transitions += self._blame(changes[0].alert, finding.detected_at)
+        return transitions
 
     def _apply(self, finding: Finding) -> list[Transition]:
         key = fingerprint(self.tenant, self.model, finding.kind, finding.slice)
@@ -64,6 +71,25 @@ class Ledger:
         if known is not None and finding.state is known.state:
             return self._restate(type_, known, finding)
         return self._open(type_, key, known, finding)
+
+    def _blame(self, cause: Alert, at: int) -> list[Transition]:
+        """Join a cause that was found, or taken back, to what it may have caused.
+
+        Whoever was told of an alert is told when it gets its first cause.
+        """
+        retracted = cause.id if cause.state is State.RETRACTED else None
+        transitions = []
+        for alert in [a for a in self.open.values() if a.state is State.FIRING]:
+            known = tuple(c for c in alert.likely_causes if c["alert"] != retracted)
+            causes = likely_causes(replace(alert, likely_causes=known), self.open.values())
+            if same_causes(causes, alert.likely_causes):
+                continue
+            revised = replace(alert, likely_causes=causes, revision=alert.revision + 1)
+            verb = "may explain it" if len(causes) > len(known) else "was taken back"
+            reason = f"{cause.kind.value} of {slice_text(cause.slice)} {verb}"
+            notify = _was_told(alert) and not alert.likely_causes
+            transitions.append(self._now("alert.revised", at, reason, revised, notify=notify))
+        return transitions
 
     def _open(
         self, type_: str, key: str, known: Alert | None, finding: Finding
@@ -90,10 +116,11 @@ class Ledger:
             evidence=finding.evidence,
             explained_by=head.id if head else None,
             explains=tuple(i for b in below for i in (b.id, *b.explains)),
-            likely_causes=finding.likely_causes,
+            likely_causes=(),
             summary=finding.summary,
             revision=known.revision + 1 if known else 1,
         )
+        alert = replace(alert, likely_causes=likely_causes(alert, firing))
         if alert.state is State.PENDING:
             return [self._now(type_, at, _why(finding), replace(alert, explains=()), notify=False)]
         reason = f"explained by {slice_text(head.slice)}" if head else _why(finding)
@@ -136,7 +163,6 @@ class Ledger:
             onset_interval=finding.onset_interval,
             effect=finding.effect,
             evidence=finding.evidence,
-            likely_causes=finding.likely_causes or known.likely_causes,
             summary=finding.summary or known.summary,
         )
         if outside or stated == known:

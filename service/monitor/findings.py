@@ -7,7 +7,7 @@ in common.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -88,7 +88,6 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     effect: Effect
     evidence: Evidence
     explained_by: Slice | None = None  # the slice whose incident this belongs to
-    likely_causes: tuple[dict[str, Any], ...] = ()
     summary: str = ""
 
 
