@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-PERCENTAGES: Final = frozenset({"wer", "cer", "zero_one"})  # losses that are shares
+_SHARES: Final = frozenset({"wer", "cer", "zero_one"})  # losses; others are named share_of_...
 
 METRIC_NAMES: Final = {
     "wer": "WER",
@@ -17,6 +17,11 @@ METRIC_NAMES: Final = {
 }
 
 PublicAlert = Mapping[str, Any]  # an alert in the contract's form
+
+
+def is_share(metric: str) -> bool:
+    """Whether it is a share, which is shown as a percentage."""
+    return metric in _SHARES or metric.startswith("share_")
 
 
 def slice_text(alert: PublicAlert) -> str:
@@ -55,19 +60,19 @@ def day_and_time(rfc3339: str) -> str:
 
 def amount(metric: str, value: float) -> str:
     """A loss: `8.3 %` of a share, else the number."""
-    return f"{value * 100:.1f} %" if metric in PERCENTAGES else f"{value:.3g}"
+    return f"{value * 100:.1f} %" if is_share(metric) else f"{value:.3g}"
 
 
 def points(metric: str, value: float) -> str:
     """A difference of losses: `+7.9 points` of a share, else the number."""
-    if metric in PERCENTAGES:
+    if is_share(metric):
         return f"{value * 100:+.1f} points".replace("-", "−")
     return f"{value:+.3g}".replace("-", "−")
 
 
 def points_between(metric: str, lower: float, upper: float) -> str:
     """`+4.0 to +12.0 points`."""
-    unit = " points" if metric in PERCENTAGES else ""
+    unit = " points" if is_share(metric) else ""
     return f"{points(metric, lower).removesuffix(unit)} to {points(metric, upper)}"
 
 
@@ -100,9 +105,17 @@ def widening(effect: Mapping[str, Any]) -> str:
     by = effect["gap_widened_by"]
     if by is None:
         by = effect["after"] - effect["before"]
-    factor, unit = (100, " points") if effect["metric"] in PERCENTAGES else (1, "")
+    factor, unit = (100, " points") if is_share(effect["metric"]) else (1, "")
     text = f"{by * factor:+.3g}{unit}"
     if effect["interval"] is None:
         return text
     low, high = effect["interval"]
     return f"{text} ({low * factor:+.3g} to {high * factor:+.3g})"
+
+
+def likely(cause: Mapping[str, Any]) -> str:
+    """`tone_hz: 574 → 620, since 9 Mar 09:42`: a likely cause; its kind where it is no input."""
+    what = cause.get("feature") or str(cause.get("kind", "")).replace("_", " ")
+    how = f": {cause['moved']}" if cause.get("moved") else ""
+    since = f", since {day_and_time(cause['since'])}" if cause.get("since") else ""
+    return f"{what}{how}{since}"

@@ -36,7 +36,7 @@ def public_alert(
         "onset_interval": [to_rfc3339(at) for at in alert.onset_interval],
         "detected_at": to_rfc3339(alert.detected_at),
         "resolved_at": None if alert.resolved_at is None else to_rfc3339(alert.resolved_at),
-        "effect": rounded(msgspec.to_builtins(alert.effect)),
+        "effect": rounded(_public_effect(alert)),
         "evidence": rounded(msgspec.to_builtins(alert.evidence)),
         "explained_by": alert.explained_by,
         "explains": list(alert.explains),
@@ -47,6 +47,12 @@ def public_alert(
         "inhibited_by": inhibited_by,
         "revision": alert.revision,
     }
+
+
+def _public_effect(alert: Alert) -> dict[str, Any]:
+    """As it is; of losses there is no feature that moved."""
+    effect: dict[str, Any] = msgspec.to_builtins(alert.effect)
+    return {k: v for k, v in effect.items() if v is not None or k not in ("feature", "moved")}
 
 
 def rounded(value: Any) -> Any:

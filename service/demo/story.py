@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from service.words import PublicAlert, change, delay, instant, rest_change, slice_text, widening
+from service.words import (
+    PublicAlert,
+    change,
+    delay,
+    instant,
+    likely,
+    rest_change,
+    slice_text,
+    widening,
+)
 
 NAMED_AT_MOST: Final = 6  # explained slices that are named one by one
 
@@ -46,7 +55,7 @@ def _incident(alert: PublicAlert, by_id: Mapping[str, PublicAlert], url: str) ->
     if alert["explains"]:
         yield f"  explains   {_explained(alert, by_id)}"
     for cause in alert["likely_causes"]:
-        yield f"  likely by  {cause.get('feature', cause['kind'])}: {cause.get('moved', 'moved')}"
+        yield f"  likely by  {likely(cause)}"
     yield f"  look at    {url}/alerts/{alert['id']}"
 
 

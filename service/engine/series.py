@@ -245,7 +245,7 @@ def _told(alert: Alert, by_id: Mapping[str, Alert]) -> tuple[str, ...]:
         alert.effect.metric,
         alert.effect.because or "",
         "" if head is None else slice_text(head.slice),
-        str(cause.get("feature", cause.get("kind", ""))),
+        str(cause.get("feature") or cause.get("kind", "")),
         words.change(effect),
         words.rest_change(effect),
         words.widening(effect),

@@ -14,7 +14,7 @@ Evidence = Mapping[str, Any]
 
 def what_changed(evidence: Evidence) -> list[str]:
     """Likely causes, the strongest first; what moved in the slice's inputs and not elsewhere."""
-    causes = [_cause(cause) for cause in evidence["likely_causes"]]
+    causes = [words.likely(cause) for cause in evidence["likely_causes"]]
     return causes + [moved(i) for i in strange_inputs(evidence) if i["moved"]][:2]
 
 
@@ -80,13 +80,6 @@ def _protect(evidence: Evidence) -> list[str]:
         f"Until it is mended, about {pace} are served at {name} {after}: warn those who rely on "
         f"them, have them checked, or fall back."
     ]
-
-
-def _cause(cause: Evidence) -> str:
-    what = cause.get("feature") or str(cause.get("kind", "")).replace("_", " ")
-    how = f": {cause['moved']}" if cause.get("moved") else ""
-    since = f", since {words.day_and_time(cause['since'])}" if cause.get("since") else ""
-    return f"{what}{how}{since}"
 
 
 def _percent(share: float) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from service.notify.webhook import TEST_TYPE
-from service.words import change, instant, rest_change, slice_text, widening
+from service.words import change, instant, likely, rest_change, slice_text, widening
 
 Document = Mapping[str, Any]  # a body: {"type", "timestamp", "data"}
 
@@ -74,8 +74,7 @@ def _facts(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if data["explains"]:
         yield "Explains", f"{len(data['explains'])} more"
     for cause in data["likely_causes"][:3]:
-        what = " ".join(str(cause[key]) for key in ("feature", "moved") if cause.get(key))
-        yield "Likely cause", what or str(cause.get("kind", "")).replace("_", " ")
+        yield "Likely cause", likely(cause)
     if data.get("acknowledged"):
         yield "In hand", data["acknowledged"]["by"]
 
