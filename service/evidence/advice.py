@@ -7,6 +7,22 @@ from typing import Any, Final
 
 from service import words
 
+# What comes first where losses are not what is wrong, or not yet.
+_OF_KIND: Final = {
+    "input_shift": "Have some of its rows labelled now: its inputs moved, and only labels tell "
+    "whether it is served worse.",
+    "composition": "Nobody is served worse than such rows were before: more of them are of a kind "
+    "that the model serves worse. Help that kind, or expect this loss from now on.",
+    "version": "Compare the versions slice by slice before the new one goes further; for this "
+    "slice, going back is the safe side.",
+    "labels": "Ask whoever labels what changed: until that is known, a change of its losses says "
+    "little about the model.",
+    "data_quality": "Ask whoever sends it: values like these are a mistake on the way more often "
+    "than a change of the world.",
+    "silence": "See whether its senders run, and whether they reach this service: nothing can be "
+    "said of a slice that sends nothing.",
+}
+
 STRANGE: Final = 0.1  # share of rows that moved here beyond what moved elsewhere
 
 Evidence = Mapping[str, Any]
@@ -14,7 +30,9 @@ Evidence = Mapping[str, Any]
 
 def what_changed(evidence: Evidence) -> list[str]:
     """Likely causes, the strongest first; what moved in the slice's inputs and not elsewhere."""
-    causes = [words.likely(cause) for cause in evidence["likely_causes"]]
+    own = {**evidence["effect"], "kind": evidence["kind"]}
+    causes = [words.likely(cause) for cause in ([own] if own.get("moved") else [])]
+    causes += [words.likely(cause) for cause in evidence["likely_causes"]]
     return causes + [moved(i) for i in strange_inputs(evidence) if i["moved"]][:2]
 
 
@@ -41,6 +59,9 @@ def what_to_do(evidence: Evidence) -> list[str]:
     """At most four things, the first first."""
     if evidence["state"] != "firing":
         return ["Nothing. It is over; what is below says how it went."]
+    of_kind = _OF_KIND.get(evidence["kind"])
+    if of_kind is not None:
+        return [of_kind, *_ask_around(evidence)]
     return [
         *_ask_around(evidence),
         *(_compare(feature) for feature in strange_inputs(evidence)[:1]),
@@ -51,7 +72,7 @@ def what_to_do(evidence: Evidence) -> list[str]:
 def _ask_around(evidence: Evidence) -> list[str]:
     if not evidence["slice"]:
         return [
-            "Everyone is hurt: look at the model's version, its host and its settings first, "
+            "It is so for everyone: look at the model's version, its host and its settings first, "
             "then at what all callers share."
         ]
     earliest, latest = map(words.day_and_time, evidence["onset_interval"])

@@ -58,6 +58,7 @@ def figures_of(alert: PublicAlert, view: ModelView, inputs: Sequence[Histogram])
         },
         "rows_an_hour": _number(own.rows[0, 1] / (two[2] - two[1])),
         "inputs": inputs_json(inputs),
+        "loss": view.about["loss"],
         "reference_until": view.about["reference_until"],
     }
 
@@ -68,6 +69,7 @@ NOTHING: Final[Json] = {
     "labelling": None,
     "rows_an_hour": None,
     "inputs": [],
+    "loss": None,
     "reference_until": None,
 }
 

@@ -79,8 +79,7 @@ def chart(evidence: Mapping[str, Any]) -> Chart:
         due=_steps(own["due"], top),
         bars=_bars(own),
         heights=tuple(
-            Mark(round(100 - 100 * v / top, 2), amount(evidence["effect"]["metric"], v))
-            for v in _ticks(top)
+            Mark(round(100 - 100 * v / top, 2), amount(evidence["loss"], v)) for v in _ticks(top)
         ),
         days=tuple(time.days()),
         onset=time.inside(evidence["onset"]),
