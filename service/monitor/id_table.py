@@ -73,18 +73,18 @@ class IdTable:
         used = self._keys != 0
         keys, rows = self._keys[used], self._rows[used]
         slots = self._keys.size
-        while self._n > slots * _MAX_LOAD / 2:
+        while self._n > slots * _MAX_LOAD:
             slots *= 2
         self._keys = np.zeros(slots, np.uint64)
         self._rows = np.zeros(slots, np.uint32)
         self._place(keys, rows)
 
-    def items(self) -> tuple[Hashes, npt.NDArray[np.uint32]]:
-        """Hashes and rows in the order of rows, which is the same for the same content."""
+    def hashes(self) -> Hashes:
+        """The hashes in the order of their rows, of a table that has all rows from 0 on."""
         used = self._keys != 0
-        keys, rows = self._keys[used], self._rows[used]
-        order = np.argsort(rows, kind="stable")
-        return keys[order], rows[order]
+        hashes = np.empty(self._n, np.uint64)
+        hashes[self._rows[used]] = self._keys[used]
+        return hashes
 
 
 def _step(keys: Hashes) -> Hashes:

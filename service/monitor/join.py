@@ -1,15 +1,13 @@
 """Join: late labels meet their predictions, each once, within the horizon.
 
 Predictions wait in columns, found by id hash; a label that comes before its prediction waits too.
-Only what the loss needs of a prediction is kept (a number, a hash, or for WER the text), so ten
-million pending predictions take some 40 bytes each. What is older than the horizon is forgotten by
-whole tables, and rows older than that are refused, so forgetting never counts a row twice.
+What is older than the horizon is forgotten, and rows older than that are refused, so forgetting
+never counts a row twice.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -28,13 +26,13 @@ from service.ingest.events import (
 from service.ingest.frame import from_frame, to_frame
 from service.monitor.config import LossName
 from service.monitor.id_table import IdTable
-from service.monitor.losses import NO_KEYS, NO_NUMBERS, Outputs, outputs_of
+from service.monitor.losses import Outputs
+from service.monitor.pending import Pending
 
 Indices = npt.NDArray[np.intp]
 
 MAX_PENDING: Final = 20_000_000  # predictions of one model; the oldest are forgotten, counted
 MAX_WAITING_LABELS: Final = 1_000_000
-_TABLE_ROWS: Final = 1 << 19  # predictions a table holds; tables are forgotten whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +80,9 @@ class Join:
         known = self._pending.find(hashes)
         new = _first_of_each(hashes, predicts & (known < 0))
         if new.size:
-            known[new] = self._pending.add(batch, new, hashes[new], cells[new], self.loss)
+            known[new] = self._pending.add(
+                batch, new, hashes[new], cells[new], self.loss, self.horizon
+            )
             beside = np.flatnonzero(known < 0)  # labels, and repeats, of what this batch brought
             known[beside] = self._pending.find(hashes[beside])
         now_labelled = self._join_labels(batch, cells, hashes, known, new)
@@ -186,196 +186,6 @@ def _first_of_each(hashes: Hashes, wanted: Bools) -> Indices:
     rows = np.flatnonzero(wanted)
     _, first = np.unique(hashes[rows], return_index=True)
     return rows[np.sort(first)]
-
-
-_COLUMNS: Final = ("hash", "time", "cell", "cluster", "labelled", "number", "key", "end")
-_DTYPES: Final[dict[str, Any]] = {
-    "hash": np.uint64,
-    "time": np.int64,
-    "cell": np.int32,
-    "cluster": np.uint64,
-    "labelled": np.bool_,
-    "number": np.float64,
-    "key": np.uint64,
-    "end": np.int64,
-}
-
-
-class Pending:
-    """Predictions as columns that grow at the end and are dropped from the front.
-
-    Rows have serial numbers that never change; a column that no row needs stays empty.
-    """
-
-    def __init__(self) -> None:
-        self._first = 0  # serial number of the oldest row
-        self._n = 0
-        self._columns: dict[str, npt.NDArray[Any]] = {
-            name: np.empty(0, dtype) for name, dtype in _DTYPES.items()
-        }
-        self._uses = {"number": False, "key": False, "end": False}
-        self._text = bytearray()
-        self._text_start = 0  # offset in the stream of texts of the first kept byte
-        self._tables: list[tuple[int, IdTable]] = []  # (serial of its row 0, rows from there)
-
-    def __len__(self) -> int:
-        return self._n
-
-    def find(self, hashes: Hashes) -> Ints:
-        """Serial number of each hash, -1 where there is none."""
-        found = np.full(hashes.size, -1, np.int64)
-        for first, table in reversed(self._tables):
-            if found.size and (missing := np.flatnonzero(found < 0)).size:
-                rows = table.find(hashes[missing])
-                found[missing] = np.where(rows >= 0, rows + first, -1)
-        return found
-
-    def add(
-        self, batch: EventBatch, rows: Indices, hashes: Hashes, cells: Indices, loss: LossName
-    ) -> Ints:
-        """Keep `rows` of the batch, with these hashes and cells, and give their serial numbers."""
-        n = rows.size
-        serial = np.arange(self._first + self._n, self._first + self._n + n)
-        if not self._tables or len(self._tables[-1][1]) + n > _TABLE_ROWS:
-            self._tables.append((int(serial[0]), IdTable()))
-        first, table = self._tables[-1]
-        table.add(hashes, serial - first)
-        outputs = outputs_of(loss, batch)
-        if n < len(batch):
-            outputs = outputs.take(rows)
-        self._append("hash", hashes)
-        self._append("time", batch.time[rows])
-        self._append("cell", cells)
-        self._append("cluster", _cluster_hashes(batch)[rows])
-        self._append("labelled", np.zeros(n, np.bool_))
-        if outputs.number.size:
-            self._append("number", outputs.number)
-        if outputs.key.size:
-            self._append("key", outputs.key)
-        if outputs.text:
-            encoded = [text.encode() for text in outputs.text]
-            start = self._text_start + len(self._text)
-            self._append("end", start + np.cumsum([len(text) for text in encoded]))
-            self._text += b"".join(encoded)
-        self._n += n
-        return serial
-
-    def _append(self, name: str, values: npt.NDArray[Any]) -> None:
-        column = self._columns[name]
-        if name in self._uses:
-            self._uses[name] = True
-        if column.size < self._n + values.size:
-            grown = np.zeros(max(1024, 2 * column.size, self._n + values.size), column.dtype)
-            grown[: self._n] = column[: self._n]
-            column = self._columns[name] = grown
-        column[self._n : self._n + values.size] = values
-
-    def _at(self, name: str, serials: Ints) -> npt.NDArray[Any]:
-        return self._columns[name][serials - self._first]
-
-    def time(self, serials: Ints) -> Ints:
-        """When these predictions were made."""
-        return self._at("time", serials)
-
-    def cell(self, serials: Ints) -> Indices:
-        """The cells that these predictions are in."""
-        return self._at("cell", serials).astype(np.intp)
-
-    def cluster(self, serials: Ints) -> Hashes:
-        """Hashes of what these predictions say they belong to."""
-        return self._at("cluster", serials)
-
-    def is_labelled(self, serials: Ints) -> Bools:
-        """Which of these have had their label."""
-        return self._at("labelled", serials)
-
-    def mark_labelled(self, serials: Ints) -> None:
-        """These have had their label: another is a duplicate."""
-        self._columns["labelled"][serials - self._first] = True
-
-    def outputs(self, serials: Ints) -> Outputs:
-        """What was kept of these predictions' outputs."""
-        rows = serials - self._first
-        return Outputs(
-            self._columns["number"][rows] if self._uses["number"] else NO_NUMBERS,
-            self._columns["key"][rows] if self._uses["key"] else NO_KEYS,
-            [self._text_of(int(row)) for row in rows] if self._uses["end"] else [],
-        )
-
-    def _text_of(self, row: int) -> str:
-        ends = self._columns["end"]
-        start = int(ends[row - 1]) if row else self._text_start
-        return self._text[start - self._text_start : int(ends[row]) - self._text_start].decode()
-
-    def forget(self, before: int) -> None:
-        """Drop the oldest tables while all their predictions were made before this instant."""
-        while len(self._tables) > 1:
-            stop = self._tables[1][0] - self._first
-            if int(self._columns["time"][:stop].max(initial=0)) >= before:
-                return
-            self._drop_oldest()
-
-    def shrink(self, n_most: int) -> int:
-        """Drop the oldest tables while there are more rows than this; give how many went."""
-        before = self._n
-        while self._n > n_most and len(self._tables) > 1:
-            self._drop_oldest()
-        return before - self._n
-
-    def _drop_oldest(self) -> None:
-        del self._tables[0]
-        stop = self._tables[0][0] - self._first
-        if self._uses["end"]:
-            text_stop = int(self._columns["end"][stop - 1])
-            del self._text[: text_stop - self._text_start]
-            self._text_start = text_stop
-        for name, column in self._columns.items():
-            if self._uses.get(name, True):
-                self._columns[name] = column[stop : self._n].copy()
-        self._first += stop
-        self._n -= stop
-
-    def save(self) -> dict[str, Any]:
-        """The state, without spare room; tables are made again from hashes."""
-        return {
-            "first": self._first,
-            "table_starts": [first for first, _ in self._tables],
-            "columns": {
-                name: column[: self._n].copy()
-                for name, column in self._columns.items()
-                if self._uses.get(name, True)
-            },
-            "text": bytes(self._text),
-            "text_start": self._text_start,
-        }
-
-    @classmethod
-    def restore(cls, state: dict[str, Any]) -> Pending:
-        """The rows that `save` gave."""
-        pending = cls()
-        pending._first = state["first"]
-        for name, column in state["columns"].items():
-            pending._columns[name] = column.copy()
-            if name in pending._uses:
-                pending._uses[name] = True
-        pending._n = state["columns"]["hash"].size
-        pending._text = bytearray(state["text"])
-        pending._text_start = state["text_start"]
-        starts = [*state["table_starts"], pending._first + pending._n]
-        for first, stop in pairwise(starts):
-            table = IdTable(stop - first)
-            hashes = pending._columns["hash"][first - pending._first : stop - pending._first]
-            table.add(hashes, np.arange(stop - first))
-            pending._tables.append((first, table))
-        return pending
-
-
-def _cluster_hashes(batch: EventBatch) -> Hashes:
-    if batch.cluster is None:
-        return np.zeros(len(batch), np.uint64)
-    lookup = np.append(np.maximum(hash_ids(batch.cluster.values), 1), np.uint64(0))
-    clusters: Hashes = lookup[batch.cluster.codes]
-    return clusters
 
 
 class WaitingLabels:

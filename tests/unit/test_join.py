@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 from service.engine.state_bytes import from_bytes, to_bytes
 from service.ingest.events import LABEL, PREDICTION
 from service.monitor import join as join_module
+from service.monitor import pending as pending_module
 from service.monitor.config import LossName
 from service.monitor.join import Join, Matched
 from tests.rows import DAY, SECOND, START, Row, a_batch, a_label, a_prediction, both
@@ -207,23 +208,23 @@ def test_the_truth_of_a_prediction_sent_again_is_its_label() -> None:
     assert not matched.duplicate.any()
 
 
-def rows_of_a_table(n: int, name: str, at: int) -> list[Row]:
+def rows_of_a_generation(n: int, name: str, at: int) -> list[Row]:
     return [a_prediction(f"{name}{i}", at, output=f"{name} ward {i}") for i in range(n)]
 
 
 @pytest.fixture
-def small_tables(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(join_module, "_TABLE_ROWS", 10)
+def small_generations(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pending_module, "GENERATION_ROWS", (10, 10))
 
 
-@pytest.mark.usefixtures("small_tables")
+@pytest.mark.usefixtures("small_generations")
 @pytest.mark.parametrize("restored", [False, True])
-def test_whole_tables_are_forgotten_once_all_of_them_are_past_the_horizon(restored: bool) -> None:
+def test_generations_are_forgotten_once_all_of_them_are_past_the_horizon(restored: bool) -> None:
     join = Join("wer", HORIZON)
     for name, day in (("a", 0), ("b", 1), ("c", 2)):
-        match(join, rows_of_a_table(8, name, START + day * DAY))
+        match(join, rows_of_a_generation(8, name, START + day * DAY))
     join.forget(START + HORIZON)
-    assert len(join) == 24  # nothing of the first table is older than the horizon yet
+    assert len(join) == 24  # nothing of the first generation is older than the horizon yet
     join.forget(START + HORIZON + 1)
     assert len(join) == 16
     if restored:
@@ -232,17 +233,17 @@ def test_whole_tables_are_forgotten_once_all_of_them_are_past_the_horizon(restor
     assert matched.outputs.text == ["b ward 3", "c ward 7"]
     assert matched.time.tolist() == [START + DAY, START + 2 * DAY]
     join.forget(START + 10 * HORIZON)
-    assert len(join) == 8  # the newest table is still being filled
+    assert len(join) == 8  # the newest generation is still being filled
 
 
-@pytest.mark.usefixtures("small_tables")
+@pytest.mark.usefixtures("small_generations")
 def test_past_the_cap_the_oldest_predictions_go_and_are_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(join_module, "MAX_PENDING", 20)
     join = Join("zero_one", HORIZON)
     for name in "abcd":
-        match(join, rows_of_a_table(8, name, START))
+        match(join, rows_of_a_generation(8, name, START))
     assert len(join) == 16
     assert join.n_forgotten == 16
     assert truths(match(join, [a_label("a1"), a_label("d1")])) == ["a"]
@@ -298,3 +299,36 @@ def test_a_cluster_is_told_with_the_label_of_its_prediction() -> None:
     clusters = match(join, [a_label("x"), a_label("y"), a_label("z")]).cluster
     assert clusters[0] == clusters[1] != 0
     assert clusters[2] == 0
+
+
+def kept_over_time(horizon: int, n_rows: int) -> list[int]:
+    """How many predictions are kept as rows of a steady stream, a second apart, go by."""
+    join, kept = Join("zero_one", horizon), []
+    for start in range(0, n_rows, 100):
+        match(join, [a_prediction(f"x{i}", START + i * SECOND) for i in range(start, start + 100)])
+        join.forget(START + (start + 99) * SECOND)
+        kept.append(len(join))
+    return kept
+
+
+def test_a_steady_stream_keeps_a_quarter_more_than_its_horizon_needs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pending_module, "GENERATION_ROWS", (100, 100_000))
+    needed, kept = 2_000, kept_over_time(2_000 * SECOND, 10_000)
+    settled = kept[len(kept) // 2 :]
+    assert needed <= min(settled) and max(settled) <= needed * 4 // 3 + 200
+    # the control: generations that hold as many rows whatever the horizon
+    monkeypatch.setattr(pending_module, "GENERATION_ROWS", (6_000, 6_000))
+    assert max(kept_over_time(2_000 * SECOND, 10_000)) > 3 * needed
+
+
+def test_clusters_that_begin_in_the_middle_belong_to_who_named_them() -> None:
+    join = Join("zero_one", HORIZON)
+    match(join, [a_prediction("x")])
+    match(join, [a_prediction("y", cluster="round-1")])
+    match(join, [a_prediction("z")])
+    assert "cluster" not in Join("zero_one", HORIZON).save()["pending"]["columns"]
+    for each in (join, Join.restore(join.save())):
+        clusters = match(each, [a_label("x"), a_label("y"), a_label("z")]).cluster
+        assert [bool(cluster) for cluster in clusters] == [False, True, False]
