@@ -12,6 +12,8 @@
 `fit_cell_rates`, `dispersion_own`, `dispersion_share`   what normal was, and how far it scatters
 `least_dispersion`   how little it can scatter where errors are frequent
 
+`detectors.acoustics`, imported by itself beside the model, describes a clip in figures.
+
 Nothing here reads a clock, does I/O, or knows of the service.
 """
 

@@ -37,7 +37,7 @@ app.add_typer(endpoint_commands.app, name="endpoints")
 
 
 class Form(StrEnum):
-    """How a backtest is printed."""
+    """How an answer is printed."""
 
     TEXT = "text"
     JSON = "json"
@@ -234,6 +234,31 @@ def apply(
     with _problems_told():
         for model in put_monitors(read_monitors(file), url, key):
             typer.echo(f"{model}: applied")
+
+
+@app.command()
+def acoustics(
+    file: Annotated[Path, typer.Argument(metavar="FILE.wav", exists=True, dir_okay=False)],
+    format_: Annotated[Form, typer.Option("--format", help="How to print it.")] = Form.TEXT,
+) -> None:
+    """What a clip sounds like, in the figures that a prediction may carry as `features`."""
+    import json
+
+    from detectors.acoustics import ClipError, describe
+    from service.errors import InvalidRequest
+    from service.terminal import acoustics_table, wide_stdout
+    from service.wav import read_wav
+
+    with _problems_told():
+        samples, rate_hz = read_wav(file)
+        try:
+            found = describe(samples, rate_hz)
+        except ClipError as error:
+            raise InvalidRequest(str(error)) from None
+    if format_ is Form.JSON:
+        typer.echo(json.dumps({name: round(value, 4) for name, value in found.features().items()}))
+    else:
+        wide_stdout().print(acoustics_table(found))
 
 
 def _source(files: list[str], pairs: list[str], model: str | None) -> Source:

@@ -13,6 +13,12 @@ network and never raise for what they are given. One thread packs rows into batc
 them, each again until it is answered, with the key by which the service counts it once. Rows that
 find no room are dropped and counted, as are rows that the service refuses.
 
+A recording stays where it is; what it sounds like travels as features, where the package of
+detectors is installed too (`slicewatch acoustics FILE.wav --format json` prints the same):
+
+    from detectors.acoustics import describe
+    client.predict("utt-2", output=text, features=describe(samples, rate_hz).features())
+
 With `spool_directory` batches wait on disk: an outage then costs disk and not memory, and what was
 not answered when the program ended, or was killed, is sent by the next client of that directory.
 Rows of the last `linger_seconds` are still in memory, and are lost to a kill.

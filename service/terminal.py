@@ -17,6 +17,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from detectors.acoustics import OCTAVES_HZ, Acoustics
 from service.alerts.public import public_alert
 from service.backtest import Backtest
 from service.words import change, delay, instant, slice_text, widening
@@ -87,3 +88,34 @@ def backtest_report(result: Backtest) -> Group:
         f"{result.alerts_a_week:.2g} a week that someone is told of"
     )
     return Group(table, "", figures) if result.alerts else Group(figures)
+
+
+ACOUSTIC_WORDS: Final = {
+    "level_dbfs": "RMS of the clip; 0 is a square wave at full scale",
+    "snr_db": "what rises above the noise floor, against it (minimum statistics, Martin 2001)",
+    "centroid_hz": "mean frequency, by power",
+    "flatness": "0 is one tone, 1 is white noise",
+    "bandwidth_hz": "up to where the spectrum is within 60 dB of its peak",
+    "clipped_share": "of samples, in runs at the clip's extreme",
+    "tone_hz": "the most prominent line",
+    "tone_prominence_db": "over the sixth of an octave around it (after ECMA-418-1)",
+    "comb_hz": "spacing of the lines, where three or more are harmonics of one",
+    "pulse_hz": "how often a second the lines, or else the whole, come and go",
+    "pulse_prominence": "of that rate's line in the envelope's spectrum, times the median line",
+    "modulation_depth_db": "L5 - L95 of the level at that rate (IOA AMWG 2016)",
+}
+
+
+def acoustics_table(found: Acoustics) -> Table:
+    """A clip's figures and what they are; levels and noise floor octave by octave."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("feature")
+    table.add_column("value", justify="right")
+    table.add_column("")
+    words = dict(ACOUSTIC_WORDS)
+    for i, centre in enumerate(OCTAVES_HZ.tolist()):
+        words[f"band_{i}_db"] = f"level of the octave around {centre:g} Hz"
+        words[f"noise_floor_{i}_db"] = f"noise floor of the octave around {centre:g} Hz"
+    for name, value in found.features().items():
+        table.add_row(name, f"{value:.4g}", words[name])
+    return table
