@@ -3,12 +3,14 @@
 | an alert that is | and is found | gives | and is then |
 |---|---|---|---|
 | not open | pending | `alert.pending` | PENDING |
-| not open, or PENDING | firing | `alert.firing` | FIRING |
+| not open, or PENDING | firing | `alert.firing` | FIRING; under its old id within a week |
 | PENDING or FIRING | the same, with other figures | `alert.revised` | what it was |
 | PENDING or FIRING | resolved | `alert.resolved` | RESOLVED, and no longer open |
 | PENDING or FIRING | retracted | `alert.retracted` | RETRACTED, and no longer open |
+| RESOLVED within a week | retracted | `alert.retracted` | RETRACTED |
 
-Anything else changes nothing. A fingerprint has at most one open alert. What is pending, or is
+Anything else changes nothing. A fingerprint has at most one open alert, and what fires again within
+`SAME_INCIDENT` of its end is the same alert, whose revisions go on. What is pending, or is
 explained by another alert, is told to no one. Everything here follows from the findings alone, ids
 included, so a replay makes the same transitions.
 """
@@ -24,7 +26,7 @@ from msgspec.structs import replace
 from service.alerts.alert import Alert, Transition, alert_id, fingerprint
 from service.alerts.causes import CAUSES, likely_causes, same_causes
 from service.alerts.hierarchy import head_of, taken_over
-from service.monitor.findings import OUTSIDE_BUDGET, Finding, State, slice_text
+from service.monitor.findings import OUTSIDE_BUDGET, TAKEN_BACK, Finding, State, slice_text
 
 # What happens to an alert in a state (None: there is none) of which a finding says a state.
 TRANSITIONS: Final[Mapping[tuple[State | None, State], str]] = {
@@ -37,7 +39,10 @@ TRANSITIONS: Final[Mapping[tuple[State | None, State], str]] = {
     (State.FIRING, State.FIRING): "alert.revised",
     (State.FIRING, State.RESOLVED): "alert.resolved",
     (State.FIRING, State.RETRACTED): "alert.retracted",
+    (State.RESOLVED, State.RETRACTED): "alert.retracted",
 }
+
+SAME_INCIDENT: Final = 7 * 86_400_000_000  # microseconds
 
 _ENDS: Final = frozenset({State.RESOLVED, State.RETRACTED})
 
@@ -49,6 +54,7 @@ class Ledger:
         self.tenant = tenant
         self.model = model
         self.open: dict[str, Alert] = {}  # by fingerprint, in the order they opened
+        self.ended: dict[str, Alert] = {}  # those that may open again yet, the first to end first
 
     def apply(self, findings: Sequence[Finding]) -> list[Transition]:
         """What the findings change, in order."""
@@ -63,6 +69,8 @@ class Ledger:
     def _apply(self, finding: Finding) -> list[Transition]:
         key = fingerprint(self.tenant, self.model, finding.kind, finding.slice)
         known = self.open.get(key)
+        if known is None and finding.state is State.RETRACTED:
+            known = self._ended_before(key, finding.detected_at)
         type_ = TRANSITIONS.get((known.state if known else None, finding.state))
         if type_ is None:
             return []
@@ -96,6 +104,7 @@ class Ledger:
     ) -> list[Transition]:
         """An alert that was not there, or was pending and now fires."""
         at = finding.detected_at
+        known = known or self._ended_before(key, at)
         firing = [alert for alert in self.open.values() if alert.state is State.FIRING]
         head = head_of(finding.kind, finding.explained_by, firing)
         below = [] if head else taken_over(finding.kind, finding.slice, firing)
@@ -121,9 +130,12 @@ class Ledger:
             revision=known.revision + 1 if known else 1,
         )
         alert = replace(alert, likely_causes=likely_causes(alert, firing))
+        why = _why(finding)
+        if known is not None and known.state in _ENDS:
+            why = f"the same incident again: {why}"
         if alert.state is State.PENDING:
-            return [self._now(type_, at, _why(finding), replace(alert, explains=()), notify=False)]
-        reason = f"explained by {slice_text(head.slice)}" if head else _why(finding)
+            return [self._now(type_, at, why, replace(alert, explains=()), notify=False)]
+        reason = f"explained by {slice_text(head.slice)}" if head else why
         transitions = [self._now(type_, at, reason, alert, notify=head is None)]
         if head is not None:
             reason = f"explains {slice_text(alert.slice)} too"
@@ -136,6 +148,12 @@ class Ledger:
                 revised = replace(inner, explained_by=alert.id, explains=())
                 transitions.append(self._revise(revised, at, reason))
         return transitions
+
+    def _ended_before(self, key: str, at: int) -> Alert | None:
+        """The alert of this fingerprint that ended within a week; those that are older are gone."""
+        for old in [k for k, alert in self.ended.items() if _is_past(alert, at)]:
+            del self.ended[old]
+        return self.ended.pop(key, None)
 
     def _by_id(self, ids: Sequence[str]) -> list[Alert]:
         return [alert for alert in self.open.values() if alert.id in ids]
@@ -189,7 +207,7 @@ class Ledger:
 
     def _close(self, type_: str, known: Alert, finding: Finding) -> list[Transition]:
         at = finding.detected_at
-        del self.open[known.fingerprint]
+        self.open.pop(known.fingerprint, None)
         closed = replace(
             known,
             state=finding.state,
@@ -197,8 +215,10 @@ class Ledger:
             summary=finding.summary or known.summary,
             revision=known.revision + 1,
         )
+        self.ended.pop(closed.fingerprint, None)
+        self.ended[closed.fingerprint] = closed
         retracted = finding.state is State.RETRACTED
-        reason = "later labels took the evidence back" if retracted else "it is back"
+        reason = finding.reason or (TAKEN_BACK if retracted else "it is back")
         return [
             Transition(type=type_, at=at, reason=reason, notify=_was_told(known), alert=closed),
             *self._promote(known, at),
@@ -224,23 +244,34 @@ class Ledger:
 
     def save(self) -> list[Any]:
         """The state."""
-        return [msgspec.to_builtins(alert) for alert in self.open.values()]
+        return [
+            [msgspec.to_builtins(alert) for alert in alerts.values()]
+            for alerts in (self.open, self.ended)
+        ]
 
     @classmethod
     def restore(cls, tenant: str, model: str, state: list[Any]) -> Ledger:
         """The ledger that `save` gave."""
         ledger = cls(tenant, model)
-        for alert in msgspec.convert(state, list[Alert]):
-            ledger.open[alert.fingerprint] = alert
+        for alerts, saved in zip((ledger.open, ledger.ended), state, strict=True):
+            for alert in msgspec.convert(saved, list[Alert]):
+                alerts[alert.fingerprint] = alert
         return ledger
 
 
+def _is_past(alert: Alert, at: int) -> bool:
+    return at - (alert.resolved_at or 0) > SAME_INCIDENT
+
+
 def _was_told(alert: Alert) -> bool:
-    return alert.state is State.FIRING and alert.explained_by is None
+    """Whether endpoints may have heard of it: when it fired, or when it was resolved."""
+    return alert.state is not State.PENDING and alert.explained_by is None
 
 
 def _why(finding: Finding) -> str:
     """What made a finding fire, for the alert's history."""
+    if finding.reason:
+        return finding.reason
     if finding.evidence.mode == OUTSIDE_BUDGET:
         return f"a detector {OUTSIDE_BUDGET} says so"
     if finding.effect.because == "left_behind":

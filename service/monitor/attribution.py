@@ -93,6 +93,21 @@ class Replay:
             observed, own, total_observed - observed, total_expected - expected, dispersion
         )
 
+    def between(
+        self, slice_: int, since: int, until: int | None
+    ) -> tuple[float, float, float, float]:
+        """Loss of a slice and what was due, then the rest's, in the event hours [since, until).
+
+        What was due is by the cells' rates, without what the slice's own past says of it.
+        """
+        inside = self.hours >= since
+        if until is not None:
+            inside &= self.hours < until
+        lost, due = (float(sums[inside].sum()) for sums in self._sums(self._cells(slice_)))
+        in_all = (self.total_observed, self.total_expected)
+        total, total_due = (float(sums[inside].sum()) for sums in in_all)
+        return lost, due, total - lost, total_due - due
+
     def of_slice_alone(self, slice_: int, dispersion: float) -> Strength:
         """The slice against its own past, whatever the rest did."""
         observed, expected = self._sums(self._cells(slice_))

@@ -10,8 +10,10 @@ from enum import StrEnum
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
 OUTSIDE_BUDGET: Final = "outside the budget"  # mode of evidence that no promise covers
+TAKEN_BACK: Final = "later labels took the evidence back"
 
 Slice = tuple[tuple[str, str], ...]  # (dimension, value) sorted by dimension; () is the whole model
 
@@ -89,6 +91,11 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     evidence: Evidence
     explained_by: Slice | None = None  # the slice whose incident this belongs to
     summary: str = ""
+    reason: str = ""  # of this change, in words, for the alert's history
+
+    def with_reason(self, reason: str) -> Finding:
+        """The same, and why it is told now."""
+        return replace(self, reason=reason)
 
 
 def slice_text(slice_: Slice) -> str:

@@ -14,11 +14,12 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from detectors import Budget, Detections
+from detectors import Budget, Detections, Outcomes
 from service.ingest.events import LABEL, PREDICTION, Bools, Codes, EventBatch, Floats
 from service.monitor.config import Matured, MonitorConfig, ReferenceRows, seconds
 from service.monitor.findings import Finding
 from service.monitor.history import HOUR, History
+from service.monitor.incidents import Incidents
 from service.monitor.inputs import Inputs
 from service.monitor.join import Indices, Join, Matched
 from service.monitor.label_delay import LabelDelay
@@ -90,6 +91,7 @@ class Monitor:
         self.clock = StreamClock(tick_seconds * SECOND)  # of the labels
         self.row_clock = StreamClock(tick_seconds * SECOND)  # of the predictions
         self.watch: Watch | None = None
+        self.incidents = Incidents()
         self.outside = Outside(config)
         self.reference: list[Labelled] = []  # labelled rows until the reference is complete
         self.reference_until = 0  # the predictions' stream time when it was
@@ -147,11 +149,26 @@ class Monitor:
                 outcomes, self.slices.orders(), n_ticks * self.clock.tick / SECOND
             )
         outside = self.outside.update(rows, self.slices, self.history)
-        recovered = self.watch.recovered(outcomes)
+        reconsidered = self.incidents.reconsider(self, self.watch, tick.at)
+        recovered = self._recovered(self.watch, rows, outcomes)
         self.watch.learn_season(rows, self.slices)
-        if not (len(uneven) or len(worldwide) or outside or len(recovered)):
-            return []
-        return Namer(self, self.watch, tick.at).name(uneven, worldwide, outside, recovered)
+        if not (len(uneven) or len(worldwide) or outside or recovered):
+            return reconsidered
+        namer = Namer(self, self.watch, tick.at)
+        return reconsidered + namer.name(uneven, worldwide, outside, recovered)
+
+    def _recovered(self, watch: Watch, rows: Labelled, outcomes: Outcomes) -> list[int]:
+        """Slices that are back, by rows of hours behind those that their alarm rests on."""
+        own = self.incidents.resting_on(rows.hour)
+        slices = [slice_ for group in own.values() for slice_ in group]
+        found = watch.recovered(outcomes, np.array(slices, np.intp)).slices.tolist()
+        for until, group in own.items():
+            later = rows.take(np.flatnonzero(rows.hour >= until))
+            if len(later):
+                others = np.setdiff1d(np.arange(len(watch.recovery)), group)
+                part = watch.outcomes(watch.summary(later, self.slices), self.slices)
+                found += watch.recovered(part, others).slices.tolist()
+        return sorted(found)
 
     def _clocked(self, batch: EventBatch, received_at: int) -> tuple[Bools, list[Tick]]:
         """Move both clocks on by the batch: rows that are refused, and ticks that fall due.
@@ -299,6 +316,8 @@ class Monitor:
             labelled.evidence_weight,
         )
         self.n_labels += len(labelled)
+        if self.watch is not None:
+            self.incidents.add(self, self.watch, labelled)
         on_time = labelled.hour >= self.closed_until
         if not on_time.all():
             labelled = labelled.take(np.flatnonzero(on_time))
@@ -366,6 +385,7 @@ class Monitor:
             self.cap = self.config.loss_scale
         reference = replace(reference, capped=self._capped(reference.loss))
         before = self.watch
+        self.incidents = Incidents()  # what was told of them was by the reference before
         self.watch = learn_watch(reference, self.slices, self.config)
         if before is not None:
             self.watch.take_over(before)
@@ -411,6 +431,7 @@ class Monitor:
             "clock": self.clock.save(),
             "row_clock": self.row_clock.save(),
             "watch": None if self.watch is None else self.watch.save(),
+            "incidents": self.incidents.save(),
             "outside": self.outside.save(),
             "reference": [_columns(part) for part in self.reference],
             "since_tick": [_columns(part) for part in self._since_tick],
@@ -442,6 +463,7 @@ class Monitor:
         if state["watch"] is not None:
             budget = Budget(config.alerts_a_week)
             monitor.watch = Watch.restore(state["watch"], config.tolerance, budget)
+        monitor.incidents.restore(state["incidents"])
         monitor.outside.restore(state["outside"])
         monitor.delays.restore(state["delays"])
         monitor.reference = [Labelled(*columns) for columns in state["reference"]]

@@ -49,6 +49,8 @@ class Namer:
         self.slices = monitor.slices
         # not the reference's last hour: its losses were summed before their cap was known
         watched_since = (monitor.reference_until // HOUR + 1) * HOUR
+        # hours from here on are not whole: at a tick, or until their labels have matured
+        self.until = monitor.closed_until * HOUR or (at // HOUR + 1) * HOUR
         self.replay = Replay(
             monitor.history,
             monitor.slices.membership(),
@@ -64,13 +66,13 @@ class Namer:
         uneven: Detections,
         worldwide: Detections,
         outside: Mapping[int, str],
-        recovered: Detections,
+        recovered: list[int],
     ) -> list[Finding]:
         """The findings in the order to be told: heads before what they explain.
 
         `outside` are slices that a detector outside the budget speaks of, and its name.
         """
-        findings = [finding for s in recovered.slices for finding in self._recovered(int(s))]
+        findings = [finding for s in recovered for finding in self._recovered(s)]
         if len(worldwide) and self._is_worldwide():
             findings.append(self._worldwide(float(worldwide.own_reference[0])))
         strengths = {int(s): self._strength(int(s)) for s in uneven.slices}
@@ -85,6 +87,12 @@ class Namer:
             if finding is not None:
                 findings.append(finding)
         return findings + [self._outside(*told) for told in outside.items()]
+
+    def strength(self, slice_: int) -> Strength:
+        """How strongly the hours up to now speak against a slice, or everyone, and since when."""
+        if slice_ == ROOT:
+            return self.replay.of_everyone(self.watch.everyone_dispersion)
+        return self._strength(slice_)
 
     def _strength(self, slice_: int, culprits: tuple[tuple[int, Strength], ...] = ()) -> Strength:
         return self.replay.of_slice(
@@ -133,12 +141,13 @@ class Namer:
                 left = self._strength(slice_, ((suspect, their_strength),))
                 if left.nats < self.enough:
                     return None
-        effect = self._effect(slice_, strength.onset, because)
+        effect = self.effect(slice_, strength.onset, because)
         if effect.rows < self.monitor.config.publish_min_rows:
             return None
         self.watch.disparity.hold(np.array([slice_]), because == "left_behind")
         self.watch.recovery.open(np.array([slice_]), np.array([strength.shrunk_ratio]))
-        return self._finding(
+        self.monitor.incidents.begin(self, slice_, strength, effect, (own, rest), head)
+        return self.finding(
             slice_, Kind.DISPARITY, State.FIRING, strength, effect, (own, rest), head
         )
 
@@ -156,8 +165,9 @@ class Namer:
         strength = self.replay.of_everyone(self.watch.everyone_dispersion)
         self.watch.everyone.open = True
         self.watch.recovery.open(np.array([ROOT]), np.array([strength.shrunk_ratio]))
-        effect = self._effect(ROOT, strength.onset)
-        return self._finding(
+        effect = self.effect(ROOT, strength.onset)
+        self.monitor.incidents.begin(self, ROOT, strength, effect, (meter, None), None)
+        return self.finding(
             ROOT, Kind.ERROR_RATE, State.FIRING, strength, effect, (meter, None), None
         )
 
@@ -179,8 +189,8 @@ class Namer:
         if not watch.recovery.midpoint[slice_]:
             ratio = max(strength.shrunk_ratio, CRITICAL_RATIO)
             watch.recovery.open(np.array([slice_]), np.array([ratio]))
-        effect = self._effect(slice_, strength.onset)
-        finding = self._finding(
+        effect = self.effect(slice_, strength.onset)
+        finding = self.finding(
             slice_, Kind.ERROR_RATE, State.FIRING, strength, effect, (1.0, None), head
         )
         return replace(
@@ -193,19 +203,17 @@ class Namer:
         """A slice is back: whatever was open on it is over."""
         kinds = []
         because: Because = "degraded"
-        if slice_ == ROOT:
-            self.watch.everyone.open = False
-        elif self.watch.disparity.open[slice_]:
+        if slice_ != ROOT and self.watch.disparity.open[slice_]:
             because = "left_behind" if self.watch.disparity.left_behind[slice_] else "degraded"
-            self.watch.disparity.release(np.array([slice_]))
             kinds.append(Kind.DISPARITY)
+        self.release(slice_)
         if self.monitor.outside.open.pop(slice_, None) or slice_ == ROOT:
             kinds.append(Kind.ERROR_RATE)
         since = self.at - 24 * HOUR
         strength = Strength(0.0, since, (since, since), 1.0, 1.0)
-        effect = self._effect(slice_, since, because)
+        effect = self.effect(slice_, since, because)
         return [
-            self._finding(
+            self.finding(
                 slice_,
                 kind,
                 State.RESOLVED,
@@ -217,7 +225,17 @@ class Namer:
             for kind in kinds
         ]
 
-    def _finding(
+    def release(self, slice_: int) -> None:
+        """An alert within the budget is over: its slice is tested and learnt from again."""
+        self.monitor.incidents.end(slice_)
+        if slice_ == ROOT:
+            self.watch.everyone.open = False
+        else:
+            self.watch.disparity.release(np.array([slice_]))
+        if slice_ not in self.monitor.outside.open:
+            self.watch.recovery.close(np.array([slice_]))
+
+    def finding(
         self,
         slice_: int,
         kind: Kind,
@@ -227,6 +245,7 @@ class Namer:
         evidence: tuple[float, float | None],
         head: Slice | None,
     ) -> Finding:
+        """What is told of a slice in the words and figures of the contract."""
         own, rest = evidence
         name = self.slices.names[slice_]
         severity = severity_of(strength.ratio, effect.rows, self.at - strength.onset)
@@ -253,12 +272,14 @@ class Namer:
             summary=_summary(name, effect, state),
         )
 
-    def _effect(self, slice_: int, onset: int, because: Because = "degraded") -> Effect:
+    def effect(
+        self, slice_: int, onset: int, because: Because = "degraded", until: int | None = None
+    ) -> Effect:
         """Loss of the slice and of the rest, before the onset and since."""
         history, n_cells = self.monitor.history, self.slices.n_cells
         membership = self.slices.membership()[[ROOT, slice_], :]
         before = membership @ history.cells_between(n_cells, until=onset)
-        after = membership @ history.cells_between(n_cells, since=onset)
+        after = membership @ history.cells_between(n_cells, since=onset, until=until)
         rates = [_rate(sums[1]) for sums in (before, after)]
         alone = slice_ == ROOT
         rest = [None if alone else _rate(sums[0] - sums[1]) for sums in (before, after)]
@@ -276,7 +297,8 @@ class Namer:
             rest_after=rest[1],
             gap_widened_by=widened,
             interval=self._interval(slice_, np.array(parts)),
-            rows=int(after[1][ROWS]),
+            # what labels alone say of rows is in cells that no prediction is in
+            rows=int(max(after[1][ROWS], after[1][LABELS])),
             labels=int(after[1][LABELS]),
         )
 
@@ -316,7 +338,10 @@ def _summary(name: Slice, effect: Effect, state: State) -> str:
     whom = f" for {slice_text(name)}" if name else " for everyone"
     if state is State.RESOLVED:
         back = "caught up" if effect.because == "left_behind" else "back"
-        return f"{metric}{whom} is {back} at {_shown(effect.after, effect.metric)}."
+        return f"{metric}{whom} is {back} at {shown(effect.after, effect.metric)}."
+    if state is State.RETRACTED:
+        rate = shown(effect.after, effect.metric)
+        return f"{metric}{whom} was {rate} with all labels of those hours: no alarm after all."
     verb = "rose" if effect.after >= effect.before else "moved"
     told = f"{metric}{whom} {_course(verb, effect.before, effect.after, effect.metric)}"
     if effect.rest_after is None or effect.rest_before is None:
@@ -327,11 +352,12 @@ def _summary(name: Slice, effect: Effect, state: State) -> str:
 
 
 def _course(verb: str, before: float, after: float, metric: str) -> str:
-    was, now = _shown(before, metric), _shown(after, metric)
+    was, now = shown(before, metric), shown(after, metric)
     return f"stayed at {now}" if was == now else f"{verb} from {was} to {now}"
 
 
-def _shown(value: float, metric: str) -> str:
+def shown(value: float, metric: str) -> str:
+    """A loss in words: `8.1 %`, or three digits where it has a unit of its own."""
     if metric in ("wer", "cer", "zero_one"):
         return f"{value:.1%}".replace("%", " %")
     return f"{value:.3g}"

@@ -8,6 +8,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_array
+from scipy.special import logsumexp
 
 from detectors import (
     Budget,
@@ -26,7 +27,7 @@ from detectors import (
     dispersion_share,
     fit_cell_rates,
 )
-from detectors.confidence import TYPICAL_RATE
+from detectors.confidence import TYPICAL_RATE, log_e_own_reference, log_e_share
 from detectors.disparity import ratio_of, rest_of
 from detectors.error_rate import QUARANTINE
 from detectors.reference import (
@@ -221,17 +222,18 @@ class Watch:
         if self.everyone.open or self.everyone.own.meter[:1].max(initial=0.0) >= QUARANTINE:
             return
         weight = rows.evidence_weight
-        expected = weight * rows.exposure * self._rates_of(slices)[rows.cell]
+        expected = weight * rows.exposure * self.rates_of(slices)[rows.cell]
         self.season.learn(rows.hour, weight * rows.capped, expected)
 
-    def _rates_of(self, slices: Slices) -> Floats:
+    def rates_of(self, slices: Slices) -> Floats:
+        """What each cell lost in the reference, per unit of exposure."""
         if self._cell_rates.size != slices.n_cells:
             self._cell_rates = self.rates.predict(slices.levels)
         return self._cell_rates
 
     def outcomes(self, summary: Summary, slices: Slices) -> Outcomes:
         """What a tick's labels lost per slice, and what was due."""
-        membership, due = slices.membership(), self.scale * self._rates_of(slices)
+        membership, due = slices.membership(), self.scale * self.rates_of(slices)
         expected, compound = _due(membership, summary.sums, due)
         usual = np.full(len(slices), self.compound[ROOT])
         usual[: self.compound.size] = self.compound
@@ -310,8 +312,49 @@ class Watch:
         """
         return max(1.0, float(self.recovery.midpoint[ROOT]) ** 2)
 
-    def recovered(self, outcomes: Outcomes) -> Detections:
-        """Slices with an open incident that are back, the common movement of others allowed for."""
+    def log_evidence(
+        self,
+        slice_: int,
+        lost: float,
+        due: float,
+        rest_lost: float,
+        rest_due: float,
+        left_behind: bool = False,
+    ) -> float:
+        """log e of some hours as the detectors hold them against a slice, with what it is due.
+
+        Against its own reference and against the rest, the lesser of the two: what an alarm needs.
+        """
+        if due <= 0.0 or (slice_ != ROOT and rest_due <= 0.0):
+            return 0.0
+        own = self.everyone.own if slice_ == ROOT else self.disparity.own
+        one = np.array([0 if slice_ == ROOT else slice_])
+        scale = own.dispersion[one] * (1.0 if slice_ == ROOT else self._clumping())
+        x, e = np.array([lost]), own.tolerance * np.array([due])
+        alone = log_e_own_reference(
+            x / scale, e / scale, own.shape[one], own.rate[one], own.ratios[one]
+        )
+        if slice_ == ROOT:
+            return _mixed(alone)
+        share = self.disparity
+        scale = share.dispersion[one] * self._clumping()
+        y, rest = np.array([rest_lost]), np.array([rest_due])
+        beside = log_e_share(
+            x / scale,
+            e / scale,
+            y / scale,
+            rest / scale,
+            share.shape[one],
+            share.rate[one],
+            share.ratios[one],
+        )
+        return _mixed(beside) if left_behind else min(_mixed(alone), _mixed(beside))
+
+    def recovered(self, outcomes: Outcomes, but: Indices | None = None) -> Detections:
+        """Slices with an open incident that are back, the common movement of others allowed for.
+
+        Nothing is asked of slices in `but`.
+        """
         if not self.recovery.midpoint.any():
             return Detections.none()
         ratio = ratio_of(rest_of(outcomes))
@@ -323,6 +366,8 @@ class Watch:
         caught_up = self._share_half_way(outcomes, due, behind)
         due *= np.maximum(ratio, 1.0)
         due[behind] = caught_up
+        if but is not None:
+            due[but] = 0.0
         return self.recovery.update(Outcomes(outcomes.observed, due, outcomes.spread), dispersion)
 
     def _share_half_way(self, outcomes: Outcomes, due: Floats, slices: Indices) -> Floats:
@@ -396,6 +441,11 @@ def _due(membership: csr_array, sums: Floats, rates: Floats) -> tuple[Floats, Fl
     due = membership @ (rates * sums[:, JUDGED])
     squared = membership @ (rates * sums[:, JUDGED_TWICE])
     return due, np.divide(squared, due, out=np.ones(due.size), where=due > 0)
+
+
+def _mixed(log_e: Floats) -> float:
+    """log of the mean of e over its alternatives."""
+    return float(logsumexp(log_e)) - float(np.log(log_e.size))
 
 
 def heavier(sums: Floats) -> Floats:

@@ -162,7 +162,7 @@ def test_an_alert_under_a_head_that_is_not_open_is_its_own(ledger: Ledger) -> No
     ("state", "type_"),
     [(State.RESOLVED, "alert.resolved"), (State.RETRACTED, "alert.retracted")],
 )
-def test_an_alert_closes_and_may_open_again_as_another(
+def test_an_alert_closes_and_is_the_same_within_a_week_and_another_after(
     ledger: Ledger, state: State, type_: str
 ) -> None:
     first = ledger.apply([found(FLOOR)])[0].alert
@@ -172,9 +172,35 @@ def test_an_alert_closes_and_may_open_again_as_another(
     assert closing.alert.resolved_at == START + 5 * HOUR
     assert closing.alert.revision == 2
     assert ledger.open == {}
-    again = ledger.apply([found(FLOOR, 6)])[0].alert
-    assert again.fingerprint == first.fingerprint
-    assert again.id != first.id
+    [again] = ledger.apply([found(FLOOR, 6)])
+    assert (again.type, again.reason) == (
+        "alert.firing",
+        "the same incident again: both kinds of evidence at 1",
+    )
+    assert (again.alert.id, again.alert.revision) == (first.id, 3)
+    assert again.alert.resolved_at is None
+    ledger.apply([found(FLOOR, 7, state=state)])
+    another = ledger.apply([found(FLOOR, 8 + 7 * 24)])[0].alert
+    assert another.fingerprint == first.fingerprint
+    assert another.id != first.id
+    assert another.revision == 1
+
+
+def test_what_was_resolved_may_be_taken_back_within_a_week(ledger: Ledger) -> None:
+    first = ledger.apply([found(FLOOR)])[0].alert
+    ledger.apply([found(FLOOR, 5, state=State.RESOLVED)])
+    [taken_back] = ledger.apply([found(FLOOR, 9, state=State.RETRACTED)])
+    assert (taken_back.type, taken_back.notify) == ("alert.retracted", True)
+    assert taken_back.alert.id == first.id
+    assert ledger.apply([found(FLOOR, 10, state=State.RETRACTED)]) == []
+    ledger.apply([found(FLOOR, 11), found(FLOOR, 12, state=State.RESOLVED)])
+    assert ledger.apply([found(FLOOR, 13 + 7 * 24, state=State.RETRACTED)]) == []
+
+
+def test_a_reason_that_a_finding_gives_is_the_one_in_the_history(ledger: Ledger) -> None:
+    ledger.apply([found(FLOOR)])
+    worse = replace(found(FLOOR, 1), severity=Severity.CRITICAL, reason="it got worse")
+    assert [t.reason for t in ledger.apply([worse])] == ["it got worse"]
 
 
 def test_no_one_is_called_when_a_part_is_over_as_no_one_was_when_it_began(ledger: Ledger) -> None:
