@@ -7,6 +7,7 @@ cells, and see if anything is left of the other's excess.
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,13 +18,14 @@ from scipy.sparse import csr_array
 from service.ingest.events import Floats, Ints
 from service.monitor.history import HOUR, History
 
+Indices = npt.NDArray[np.intp]
+
 REPLAY_HOURS: Final = 14 * 24
 ONSET_NATS: Final = 3.0  # windows within this of the best are in the onset's interval
 MAX_RATIO: Final = 1e3
 SHRINK: Final = (
     10.0  # effective losses, about what a detection takes, by which a ratio is held to 1
 )
-TIE_NATS: Final = 1.0  # of two slices this close the more specific one is named
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,37 +63,38 @@ class Replay:
         self.hours: Ints = hours
         self.observed = observed * scale  # (n_cells, n_hours)
         self.expected = expected * scale
-        self.total_observed: Floats = np.asarray(self.observed.sum(axis=0), np.float64)
-        self.total_expected: Floats = np.asarray(self.expected.sum(axis=0), np.float64)
 
-    def _sums(self, cells: Floats) -> tuple[Floats, Floats]:
-        return np.asarray(self.observed.T @ cells), np.asarray(self.expected.T @ cells)
+    def without(self, slice_: int, onset: int) -> Replay:
+        """The same as if a slice had had no rows from its onset on."""
+        left, kept = copy(self), 1.0 - self._theirs(slice_, onset)
+        left.observed, left.expected = _times(self.observed, kept), _times(self.expected, kept)
+        return left
 
-    def _cells(self, slice_: int) -> Floats:
-        row: Floats = self.membership[[slice_], :].toarray().ravel()
-        return row
+    def as_due(self, slice_: int, strength: Strength) -> Replay:
+        """The same as if what a slice lost from its onset on had been due of it."""
+        allowed = copy(self)
+        more = 1.0 + (strength.ratio - 1.0) * self._theirs(slice_, strength.onset)
+        allowed.expected = _times(self.expected, more)
+        return allowed
 
-    def of_slice(
-        self, slice_: int, dispersion: float, culprits: tuple[tuple[int, Strength], ...] = ()
-    ) -> Strength:
-        """The slice against the rest, both without the culprits' cells since each one's onset."""
-        inside = self._cells(slice_)
-        observed, expected = self._sums(inside)
-        total_observed, total_expected = self.total_observed, self.total_expected
-        left = np.ones(inside.size)
-        for culprit, strength in culprits:
-            theirs = left * self._cells(culprit)
-            left -= theirs
-            since = self.hours * HOUR >= strength.onset
-            lost, due = self._sums(inside * theirs)
-            observed, expected = observed - since * lost, expected - since * due
-            lost, due = self._sums(theirs)
-            total_observed = total_observed - since * lost
-            total_expected = total_expected - since * due
-        own = self.ratio[slice_] * expected
-        return self._best(
-            observed, own, total_observed - observed, total_expected - expected, dispersion
-        )
+    def _theirs(self, slice_: int, onset: int) -> Floats:
+        """Which entries are of a slice's cells and not before its onset: 1, else 0."""
+        inside = self.membership[[slice_], :].toarray().ravel()
+        cell = np.repeat(np.arange(inside.size), np.diff(self.expected.indptr))
+        theirs: Floats = inside[cell] * (self.hours * HOUR >= onset)[self.expected.indices]
+        return theirs
+
+    def nats(self, slices: Indices, dispersion: Floats) -> Floats:
+        """How strongly the best window of each slice speaks against the rest: (n_slices,)."""
+        if not self.hours.size or not slices.size:
+            return np.zeros(slices.size)
+        best: Floats = _share(*self._windows(slices))[1].max(axis=1) / dispersion
+        return best
+
+    def of_slice(self, slice_: int, dispersion: float) -> Strength:
+        """The slice against the rest."""
+        observed, *others = (sums[0] for sums in self._windows(np.array([slice_])))
+        return self._best(observed, *_share(observed, *others), dispersion)
 
     def between(
         self, slice_: int, since: int, until: int | None
@@ -103,64 +106,86 @@ class Replay:
         inside = self.hours >= since
         if until is not None:
             inside &= self.hours < until
-        lost, due = (float(sums[inside].sum()) for sums in self._sums(self._cells(slice_)))
-        in_all = (self.total_observed, self.total_expected)
-        total, total_due = (float(sums[inside].sum()) for sums in in_all)
+        members = self.membership[[slice_], :]
+        both = (self.observed, self.expected)
+        lost, due = (float((members @ each).toarray()[0, inside].sum()) for each in both)
+        total, total_due = (float(each.sum(axis=0)[inside].sum()) for each in both)
         return lost, due, total - lost, total_due - due
 
     def of_slice_alone(self, slice_: int, dispersion: float) -> Strength:
         """The slice against its own past, whatever the rest did."""
-        observed, expected = self._sums(self._cells(slice_))
-        return self._best(observed, self.ratio[slice_] * expected, None, None, dispersion)
+        observed, due, _, _ = (sums[0] for sums in self._windows(np.array([slice_])))
+        return self._best(observed, *_own(observed, due), dispersion)
 
-    def of_everyone(
-        self, dispersion: float, culprits: tuple[tuple[int, Strength], ...] = ()
-    ) -> Strength:
-        """The whole model against its own past, once the culprits' cells are due what they lost."""
-        expected = self.total_expected.copy()
-        for culprit, strength in culprits:
-            extra = (strength.ratio - 1) * (self.hours * HOUR >= strength.onset)
-            expected = expected + extra * self._sums(self._cells(culprit))[1]
-        return self._best(self.total_observed, expected, None, None, dispersion)
+    def of_everyone(self, dispersion: float) -> Strength:
+        """The whole model against its own past, as its cells' rates have it."""
+        observed, due = (
+            _from_the_end(np.asarray(each.sum(axis=0), np.float64))
+            for each in (self.observed, self.expected)
+        )
+        return self._best(observed, *_own(observed, due), dispersion)
 
-    def _best(
-        self,
-        observed: Floats,
-        due: Floats,
-        rest: Floats | None,
-        rest_due: Floats | None,
-        dispersion: float,
-    ) -> Strength:
+    def _windows(self, slices: Indices) -> tuple[Floats, Floats, Floats, Floats]:
+        """Lost and due of slices and of the rest from each hour up to now: (n_slices, n_hours)."""
+        members = self.membership[slices, :]
+        lost, due = ((members @ each).toarray() for each in (self.observed, self.expected))
+        rest_lost, rest_due = self.observed.sum(axis=0) - lost, self.expected.sum(axis=0) - due
+        due *= self.ratio[slices, None]
+        return (
+            _from_the_end(lost),
+            _from_the_end(due),
+            _from_the_end(rest_lost),
+            _from_the_end(rest_due),
+        )
+
+    def _best(self, observed: Floats, ratio: Floats, nats: Floats, dispersion: float) -> Strength:
         """The window up to now with the greatest likelihood ratio of an excess."""
         if not self.hours.size:
             return Strength.nothing(self.since)
-        x, e = _from_the_end(observed), _from_the_end(due)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            if rest is None or rest_due is None:
-                ratio = x / e
-                nats = x * np.log(ratio) - (x - e)
-            else:
-                y, r = _from_the_end(rest), _from_the_end(rest_due)
-                share = e / (e + r)
-                ratio = (x / e) / (y / r)
-                nats = _xlogy(x, x / ((x + y) * share)) + _xlogy(y, y / ((x + y) * (1 - share)))
-        nats = np.where(np.isfinite(nats) & (ratio > 1), nats, 0.0) / dispersion
+        nats = nats / dispersion
         best = int(np.argmax(nats))
         if nats[best] <= 0:
             return Strength.nothing(int(self.hours[-1]) * HOUR)
         near = np.flatnonzero(nats >= nats[best] - ONSET_NATS)
+        lost = observed[best] / dispersion
         return Strength(
             float(nats[best]),
             int(self.hours[best]) * HOUR,
             (int(self.hours[near[0]]) * HOUR, (int(self.hours[near[-1]]) + 1) * HOUR),
             float(min(ratio[best], MAX_RATIO)),
-            float((x[best] / dispersion + SHRINK) / (x[best] / ratio[best] / dispersion + SHRINK)),
+            float((lost + SHRINK) / (lost / ratio[best] + SHRINK)),
         )
 
 
-def _from_the_end(by_hour: npt.NDArray[np.float64]) -> Floats:
-    """Sums over the window from each hour up to now."""
-    sums: Floats = np.cumsum(by_hour[::-1])[::-1]
+def _own(x: Floats, e: Floats) -> tuple[Floats, Floats]:
+    """What was lost over what was due, and how strongly an excess speaks: its log likelihood."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = x / e
+        nats = x * np.log(ratio) - (x - e)
+    return ratio, _of_excess(nats, ratio)
+
+
+def _share(x: Floats, e: Floats, y: Floats, r: Floats) -> tuple[Floats, Floats]:
+    """The same of a slice's share of all losses, the rest having lost `y` where `r` was due."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = e / (e + r)
+        ratio = (x / e) / (y / r)
+        nats = _xlogy(x, x / ((x + y) * share)) + _xlogy(y, y / ((x + y) * (1 - share)))
+    return ratio, _of_excess(nats, ratio)
+
+
+def _of_excess(nats: Floats, ratio: Floats) -> Floats:
+    return np.where(np.isfinite(nats) & (ratio > 1), nats, 0.0)
+
+
+def _times(by_hour: csr_array, factor: Floats) -> csr_array:
+    """Each entry times its own factor."""
+    return csr_array((by_hour.data * factor, by_hour.indices, by_hour.indptr), by_hour.shape)
+
+
+def _from_the_end(by_hour: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Sums over the window from each hour up to now; hours are the last axis."""
+    sums: npt.NDArray[np.float64] = np.cumsum(by_hour[..., ::-1], axis=-1)[..., ::-1]
     return sums
 
 

@@ -13,7 +13,7 @@ from detectors import Detections
 from detectors.confidence import combined_interval, rate_interval
 from detectors.summary import EXPOSURE, LABELS, LOSS, ROWS
 from service.ingest.events import Floats
-from service.monitor.attribution import REPLAY_HOURS, TIE_NATS, Replay, Strength
+from service.monitor.attribution import REPLAY_HOURS, Replay, Strength
 from service.monitor.findings import (
     OUTSIDE_BUDGET,
     Effect,
@@ -28,6 +28,7 @@ from service.monitor.findings import (
 from service.monitor.history import HOUR
 from service.monitor.severity import CRITICAL_RATIO, severity_of
 from service.monitor.slices import ROOT
+from service.monitor.stories import Story, Teller
 from service.monitor.watch import heavier
 
 if TYPE_CHECKING:
@@ -73,20 +74,10 @@ class Namer:
         `outside` are slices that a detector outside the budget speaks of, and its name.
         """
         findings = [finding for s in recovered for finding in self._recovered(s)]
+        told = self._uneven(uneven)
         if len(worldwide) and self._is_worldwide():
             findings.append(self._worldwide(float(worldwide.own_reference[0])))
-        strengths = {int(s): self._strength(int(s)) for s in uneven.slices}
-        rest = uneven.rest if uneven.rest is not None else np.zeros(len(uneven))
-        evidence = dict(
-            zip(uneven.slices.tolist(), zip(uneven.own_reference, rest, strict=True), strict=True)
-        )
-        behind = dict(zip(uneven.slices.tolist(), uneven.left_behind.tolist(), strict=True))
-        for slice_ in self._strongest_first(strengths):
-            because: Because = "left_behind" if behind[slice_] else "degraded"
-            finding = self._uneven(slice_, strengths[slice_], because, *evidence[slice_])
-            if finding is not None:
-                findings.append(finding)
-        return findings + [self._outside(*told) for told in outside.items()]
+        return [*findings, *told, *(self._outside(*one) for one in outside.items())]
 
     def strength(self, slice_: int) -> Strength:
         """How strongly the hours up to now speak against a slice, or everyone, and since when."""
@@ -94,20 +85,17 @@ class Namer:
             return self.replay.of_everyone(self.watch.everyone_dispersion)
         return self._strength(slice_)
 
-    def _strength(self, slice_: int, culprits: tuple[tuple[int, Strength], ...] = ()) -> Strength:
-        return self.replay.of_slice(
-            slice_, float(self.watch.disparity.dispersion[slice_]), culprits
-        )
+    def _strength(self, slice_: int) -> Strength:
+        return self.replay.of_slice(slice_, float(self.watch.disparity.dispersion[slice_]))
 
-    def _strongest_first(self, strengths: dict[int, Strength]) -> list[int]:
-        """By strength; of those that tie, the more specific first."""
-        return sorted(
-            strengths,
-            key=lambda s: (-round(strengths[s].nats / TIE_NATS), -len(self.slices.names[s]), s),
-        )
-
-    def _open(self) -> list[int]:
-        return np.flatnonzero(self.watch.disparity.open).tolist()
+    def _heads(self) -> list[tuple[int, Strength]]:
+        """Open incidents and how strongly each speaks, without what they explain; loudest first."""
+        heads = [
+            (s, self._strength(s))
+            for s in np.flatnonzero(self.watch.disparity.open).tolist()
+            if s not in self.watch.explained
+        ]
+        return sorted(heads, key=lambda head: (-head[1].nats, head[0]))
 
     def _suspects(self) -> list[int]:
         """Slices without an alert that the detectors hold something against."""
@@ -115,51 +103,60 @@ class Namer:
         held = disparity.meter >= SUSPICIOUS
         if not self.watch.everyone_improved:
             held &= disparity.own.meter >= SUSPICIOUS
-        return np.flatnonzero(held & ~disparity.open).tolist()
+        suspects: list[int] = np.flatnonzero(held & ~disparity.open).tolist()
+        return suspects
 
-    def _uneven(
-        self, slice_: int, strength: Strength, because: Because, own: float, rest: float
-    ) -> Finding | None:
-        """The finding for a slice that crossed; None where another slice's story explains it."""
-        name = self.slices.names[slice_]
-        head: Slice | None = None
-        for culprit in self._open():
-            if culprit == slice_:  # it was left behind, and is worse than it was now
-                continue
-            theirs = self.slices.names[culprit]
-            left = self._strength(slice_, ((culprit, self._strength(culprit)),))
-            if set(theirs) <= set(name) or (set(name) <= set(theirs) and left.nats < self.enough):
-                head = head or theirs
-            elif left.nats < self.enough:
-                return None
-        for suspect in self._suspects():
-            theirs = self.slices.names[suspect]
-            if set(theirs) <= set(name) or set(name) <= set(theirs):
-                continue
-            their_strength = self._strength(suspect)
-            if their_strength.nats > strength.nats:
-                left = self._strength(slice_, ((suspect, their_strength),))
-                if left.nats < self.enough:
-                    return None
-        effect = self.effect(slice_, strength.onset, because)
-        if effect.rows < self.monitor.config.publish_min_rows:
-            return None
-        self.watch.disparity.hold(np.array([slice_]), because == "left_behind")
-        self.watch.recovery.open(np.array([slice_]), np.array([strength.shrunk_ratio]))
-        self.monitor.incidents.begin(self, slice_, strength, effect, (own, rest), head)
+    def _uneven(self, uneven: Detections) -> list[Finding]:
+        """The findings of slices that crossed, or of those whose story it is that they did."""
+        if not len(uneven):
+            return []
+        teller = Teller(
+            self.replay,
+            self.slices.names,
+            self.watch.disparity.dispersion,
+            self.enough,
+            self._may_be_told,
+        )
+        crossed: dict[int, int] = {s: k for k, s in enumerate(uneven.slices.tolist())}
+        # who was left behind, and is worse than it was now, is told anew and explains no one
+        for culprit, strength in self._heads():
+            if culprit not in crossed:
+                teller.blame(culprit, strength)
+        stories = teller.tell(list(crossed), self._suspects())
+        return [self._told(story, uneven, crossed[story.crossed]) for story in stories]
+
+    def _may_be_told(self, slice_: int, strength: Strength) -> bool:
+        history, n_cells = self.monitor.history, self.slices.n_cells
+        members = self.slices.membership()[[slice_], :]
+        sums = (members @ history.cells_between(n_cells, since=strength.onset))[0]
+        return _shown_rows(sums) >= self.monitor.config.publish_min_rows
+
+    def _told(self, story: Story, uneven: Detections, row: int) -> Finding:
+        """The finding of a story; its incident is open from now on."""
+        because: Because = "left_behind" if uneven.left_behind[row] else "degraded"
+        slice_, strength = np.array([story.slice]), story.strength
+        effect = self.effect(story.slice, strength.onset, because)
+        self.watch.disparity.hold(slice_, because == "left_behind")
+        self.watch.recovery.open(slice_, np.array([strength.shrunk_ratio]))
+        head = None
+        if story.head is not None:
+            self.watch.explained[story.slice] = story.head
+            head = self.slices.names[story.head]
+        rest = 0.0 if uneven.rest is None else float(uneven.rest[row])
+        evidence = (float(uneven.own_reference[row]), rest)
+        self.monitor.incidents.begin(self, story.slice, strength, effect, evidence, head)
         return self.finding(
-            slice_, Kind.DISPARITY, State.FIRING, strength, effect, (own, rest), head
+            story.slice, Kind.DISPARITY, State.FIRING, strength, effect, evidence, head
         )
 
     def _is_worldwide(self) -> bool:
         """Is anything left of the model's rise once its open incidents are due what they lost?"""
-        names = {s: set(self.slices.names[s]) for s in self._open()}
-        heads = [s for s in names if not any(names[o] < names[s] for o in names)]
-        if not heads:
-            return True
-        culprits = tuple((s, self._strength(s)) for s in heads)
-        left = self.replay.of_everyone(self.watch.everyone_dispersion, culprits)
-        return left.nats >= self.enough
+        heads = self._heads()
+        allowed = self.replay
+        for culprit, strength in heads:
+            allowed = allowed.as_due(culprit, strength)
+        left = allowed.of_everyone(self.watch.everyone_dispersion)
+        return not heads or left.nats >= self.enough
 
     def _worldwide(self, meter: float) -> Finding:
         strength = self.replay.of_everyone(self.watch.everyone_dispersion)
@@ -232,6 +229,7 @@ class Namer:
             self.watch.everyone.open = False
         else:
             self.watch.disparity.release(np.array([slice_]))
+            self.watch.promote(slice_)
         if slice_ not in self.monitor.outside.open:
             self.watch.recovery.close(np.array([slice_]))
 
@@ -297,8 +295,7 @@ class Namer:
             rest_after=rest[1],
             gap_widened_by=widened,
             interval=self._interval(slice_, np.array(parts)),
-            # what labels alone say of rows is in cells that no prediction is in
-            rows=int(max(after[1][ROWS], after[1][LABELS])),
+            rows=_shown_rows(after[1]),
             labels=int(after[1][LABELS]),
         )
 
@@ -315,6 +312,11 @@ class Namer:
         signs = np.array([1.0, -1.0, 1.0, -1.0])[: len(parts)]
         low, high = combined_interval(signs, lost / exposure, *limits)
         return float(low), float(high)
+
+
+def _shown_rows(sums: Floats) -> int:
+    """Rows of a slice; what labels alone say of rows is in cells that no prediction is in."""
+    return int(max(sums[ROWS], sums[LABELS]))
 
 
 def _rate(sums: Floats) -> float:

@@ -111,6 +111,7 @@ class Watch:
         self.improvement = ErrorRate(downwards=True)  # of the streams that `everyone` watches
         self.recovery = Recovery()
         self.season = Season()
+        self.explained: dict[int, int] = {}  # slices with an alert that another's incident explains
         self.parts: list[int] = []  # slices whose complements `everyone` watches, in stream order
         self.new_dispersion = (1.0, 1.0)  # own, share: of slices seen first after the reference
         self.everyone_dispersion = 1.0
@@ -201,6 +202,7 @@ class Watch:
         self.disparity.open[:n] = before.disparity.open
         self.disparity.left_behind[:n] = before.disparity.left_behind
         self.recovery.midpoint[:n] = before.recovery.midpoint
+        self.explained = before.explained
         self.season = before.season
         self.everyone.open = before.everyone.open
 
@@ -382,6 +384,15 @@ class Watch:
         half_way: Floats = outcomes.observed[ROOT] * share
         return half_way
 
+    def promote(self, gone: int) -> None:
+        """Give what a head that is back explained a head of its own: the eldest of them."""
+        self.explained.pop(gone, None)
+        orphans = [part for part, head in self.explained.items() if head == gone]
+        for orphan in orphans:
+            self.explained[orphan] = orphans[0]
+        if orphans:
+            del self.explained[orphans[0]]
+
     def own_ratio(self) -> Floats:
         """What each slice's own past says of it, times what its cells' rates say."""
         ratio: Floats = self.disparity.shape / self.disparity.rate
@@ -406,6 +417,7 @@ class Watch:
             "improvement": self.improvement.save(),
             "recovery": self.recovery.save(),
             "season": self.season.save(),
+            "explained": list(self.explained.items()),
             "parts": self.parts,
             "new_dispersion": list(self.new_dispersion),
             "everyone_dispersion": self.everyone_dispersion,
@@ -426,6 +438,7 @@ class Watch:
         watch.recovery.restore(state["recovery"])
         watch.season.restore(state["season"])
         watch.parts = list(state["parts"])
+        watch.explained = dict(state["explained"])
         own, share = state["new_dispersion"]
         watch.new_dispersion = (own, share)
         watch.everyone_dispersion = state["everyone_dispersion"]

@@ -237,17 +237,18 @@ def test_what_a_culprit_hits_harder_than_its_average_is_still_its_story() -> Non
     replay = a_replay([calm] * 4 + [hit] * 4, [calm] * 8, membership=slices)
     culprit = replay.of_slice(1, 1.0)
     assert replay.of_slice(2, 1.0).nats > 20.0
-    assert replay.of_slice(2, 1.0, ((1, culprit),)).nats == pytest.approx(0.0, abs=1e-6)
+    assert replay.without(1, culprit.onset).of_slice(2, 1.0).nats == pytest.approx(0.0, abs=1e-6)
     worse_too = a_replay([calm] * 4 + [[200, 75, 600, 400]] * 4, [calm] * 8, membership=slices)
-    assert worse_too.of_slice(2, 1.0, ((1, worse_too.of_slice(1, 1.0)),)).nats > 20.0
+    culprit = worse_too.of_slice(1, 1.0)
+    assert worse_too.without(1, culprit.onset).of_slice(2, 1.0).nats > 20.0
 
 
 def test_nothing_is_left_of_a_slice_once_its_culprit_is_left_out() -> None:
     replay = a_replay([[10, 90]] * 4 + [[30, 90]] * 4, [[10, 90]] * 8)
     culprit = replay.of_slice(1, 1.0)
     assert replay.of_everyone(1.0).nats > 3.0
-    assert replay.of_everyone(1.0, ((1, culprit),)).nats == pytest.approx(0.0, abs=1e-6)
-    assert replay.of_slice(1, 1.0, ((1, culprit),)).nats == pytest.approx(0.0, abs=1e-6)
+    assert replay.as_due(1, culprit).of_everyone(1.0).nats == pytest.approx(0.0, abs=1e-6)
+    assert replay.without(1, culprit.onset).of_slice(1, 1.0).nats == pytest.approx(0.0, abs=1e-6)
 
 
 def test_where_there_is_no_excess_the_onset_is_the_present_hour() -> None:
