@@ -39,6 +39,18 @@ QUESTIONS: Final = Cap("questions", 256, "queries of live state waiting", Overfl
 HALVES: Final = Cap(
     "halves", 10_000, "requests and responses of a model that wait", Overflow.RELEASE_OLDEST
 )
+PENDING: Final = Cap(
+    "pending_predictions",
+    20_000_000,
+    "predictions of a model whose label may yet come",
+    Overflow.FORGET_OLDEST,
+)
+WAITING_LABELS: Final = Cap(
+    "waiting_labels",
+    1_000_000,
+    "labels of a model whose prediction has not come",
+    Overflow.FORGET_OLDEST,
+)
 TENANT_ROWS: Final = "tenant_rows"
 TENANT_BYTES: Final = "tenant_bytes"
 SESSIONS: Final = Cap("sessions", 100, "browsers signed in with a key", Overflow.FORGET_OLDEST)
@@ -62,6 +74,8 @@ def caps(settings: Settings) -> tuple[Cap, ...]:
         QUESTIONS,
         REJECTED_ROWS,
         HALVES,
+        PENDING,
+        WAITING_LABELS,
         SESSIONS,
         ENDPOINTS,
         SILENCES,

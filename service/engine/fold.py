@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -44,7 +45,7 @@ class Applied:
 
     receipt: Receipt | None = None  # of a batch
     transitions: Sequence[Transition] = field(default_factory=tuple)
-    n_halves_overflowed: int = 0  # went on alone to make room for others
+    overflowed: Mapping[str, int] = field(default_factory=dict)  # gave way to others, by cap
     applied: int = 0  # rows of a batch that changed the state; accepted is these three
     late: int = 0
     quarantined: int = 0
@@ -137,7 +138,7 @@ class Fold:
         transitions: list[Transition] = []
         n_applied = 0
         n_models = len(batch.model.values)
-        n_overflowed = 0
+        overflowed: Counter[str] = Counter()
         for code, name in enumerate(batch.model.values):
             rows = np.flatnonzero(batch.model.codes == code)
             if not rows.size:
@@ -147,9 +148,9 @@ class Fold:
                 continue
             model = self._model(tenant, entry.tenant, name)
             part = batch if n_models == 1 else batch.take(rows)
-            n_overflowed -= model.halves.n_overflowed
+            before = model.overflowed
             counted, findings = model.absorb(part, entry.received_at)
-            n_overflowed += model.halves.n_overflowed
+            overflowed += model.overflowed - before
             duplicate[rows], late[rows] = counted.duplicate, counted.late
             n_applied += int((~(counted.duplicate | counted.late | counted.refused)).sum())
             refused = rows[counted.refused]
@@ -165,7 +166,7 @@ class Fold:
             len(rejected),
             tuple(rejected[:MAX_ERRORS]),
         )
-        applied = Applied(receipt, transitions, n_overflowed, n_applied, int(late.sum()))
+        applied = Applied(receipt, transitions, overflowed, n_applied, int(late.sum()))
         _note(tenant, entry, applied)
         return applied
 

@@ -20,7 +20,6 @@ from service.engine.fold import Applied, Fold, Receipt
 from service.engine.ports import BATCH, TICK, Entry, EventLog, Offset, Snapshot, StateStore
 from service.errors import Conflict, DamagedEntry, InvalidRequest, TryLater
 from service.ingest.frame import FrameError, from_frame
-from service.limits import HALVES
 from service.metrics import Metrics, Table
 from service.settings import Settings
 
@@ -240,7 +239,8 @@ class Processor:
         self._metrics.journal_offset.set(entry.offset)
         self._metrics.journal_lag.set((self._clock.now() - entry.received_at) / SECOND)
         self._unsaved.extend(applied.transitions)
-        self._metrics.overflow.labels(HALVES.name).inc(applied.n_halves_overflowed)
+        for cap, n in applied.overflowed.items():
+            self._metrics.overflow.labels(cap).inc(n)
         self._bytes_since_snapshot += len(entry.body)
         return applied
 

@@ -8,7 +8,7 @@ never counts a row twice.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,15 +24,13 @@ from service.ingest.events import (
     hash_ids,
 )
 from service.ingest.frame import from_frame, to_frame
+from service.limits import PENDING, WAITING_LABELS
 from service.monitor.config import LossName
 from service.monitor.id_table import IdTable
 from service.monitor.losses import Outputs
 from service.monitor.pending import Pending
 
 Indices = npt.NDArray[np.intp]
-
-MAX_PENDING: Final = 20_000_000  # predictions of one model; the oldest are forgotten, counted
-MAX_WAITING_LABELS: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +67,14 @@ class Join:
         """Labels whose prediction has not come."""
         return len(self._waiting)
 
+    @property
+    def overflowed(self) -> dict[str, int]:
+        """What was forgotten to make room, by cap."""
+        return {
+            PENDING.name: self.n_forgotten,
+            WAITING_LABELS.name: self._waiting.n_forgotten,
+        }
+
     def has(self, hashes: Hashes) -> Bools:
         """Which of these are of a prediction that has come."""
         return self._pending.find(hashes) >= 0
@@ -89,7 +95,7 @@ class Join:
         labels, at_row, rows, label_cell, counted, late = now_labelled
         is_new = np.zeros(len(batch), np.bool_)
         is_new[new] = True
-        self.n_forgotten += self._pending.shrink(MAX_PENDING)
+        self.n_forgotten += self._pending.shrink(PENDING.limit)
         return Matched(
             predictions=new,
             labels=labels,
@@ -199,6 +205,7 @@ class WaitingLabels:
         self._table = IdTable()
         self._parts: list[tuple[EventBatch, Hashes, Indices]] = []  # newer than _batch
         self._n = 0
+        self.n_forgotten = 0  # to make room, since this process started
 
     def __len__(self) -> int:
         return self._n - int(self._gone.sum())
@@ -209,9 +216,10 @@ class WaitingLabels:
             return rows
         rows = rows[self._live(hashes[rows]) < 0]
         rows = rows[np.sort(np.unique(hashes[rows], return_index=True)[1])]
-        rows = rows[: max(MAX_WAITING_LABELS - len(self), 0)]
         if not rows.size:
             return rows
+        if len(self) + rows.size > WAITING_LABELS.limit:
+            self._forget_oldest(len(self) + rows.size - WAITING_LABELS.limit)
         gone_again = self._table.find(hashes[rows]) >= 0  # waited before, was freed or forgotten
         if gone_again.any():
             self._compact()
@@ -252,6 +260,13 @@ class WaitingLabels:
     def _compact(self) -> None:
         self._settle()
         self._keep(np.flatnonzero(~self._gone))
+
+    def _forget_oldest(self, n_over: int) -> None:
+        """Make room for so many more, and some besides: it takes a pass over all that wait."""
+        self._compact()
+        n = min(max(n_over, self._n // 8), self._n)
+        self._keep(np.arange(n, self._n))
+        self.n_forgotten += n
 
     def _keep(self, rows: Indices) -> None:
         self._batch = self._batch.take(rows)

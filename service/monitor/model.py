@@ -6,6 +6,7 @@ whoever asks is answered from a monitor made of them on the spot.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any, Final
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from service.ingest.events import LABEL, PREDICTION, EventBatch, hash_ids
 from service.ingest.frame import from_frame, to_frame
 from service.ingest.halves import Halves, is_half
+from service.limits import HALVES
 from service.monitor.config import MonitorConfig, ReferenceRows
 from service.monitor.findings import Finding
 from service.monitor.learn import LEARN_ROWS, learn
@@ -73,6 +75,14 @@ class Model:
         counted, findings = self._absorb(rows, received_at)
         findings += self._let_go(met.released, received_at)
         return counted.spread(at[order], repeated), findings
+
+    @property
+    def overflowed(self) -> Counter[str]:
+        """What gave way to something newer so far, by cap."""
+        waited = Counter({HALVES.name: self.halves.n_overflowed})
+        if self._monitor is not None:
+            waited.update(self._monitor.join.overflowed)
+        return waited
 
     def release_halves(self, now: int) -> list[Finding]:
         """Fold in halves that have waited too long, as they are."""

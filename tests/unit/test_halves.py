@@ -129,8 +129,8 @@ def test_a_half_whose_other_never_comes_goes_on_alone() -> None:
 def test_one_too_many_lets_the_oldest_go_and_is_counted() -> None:
     fold = learnt()
     rows = [asked(f"w{i}") for i in range(HALVES.limit)]
-    assert fold.apply(an_entry(rows)).n_halves_overflowed == 0
-    assert fold.apply(an_entry([asked("more")])).n_halves_overflowed == 1
+    assert fold.apply(an_entry(rows)).overflowed == {}
+    assert fold.apply(an_entry([asked("more")])).overflowed == {HALVES.name: 1}
     known = fold.model("acme", "m")
     assert known is not None and len(known[0].halves) == HALVES.limit
     assert n_predictions(fold) == 1_002

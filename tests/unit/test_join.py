@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from service.engine.state_bytes import from_bytes, to_bytes
 from service.ingest.events import LABEL, PREDICTION
+from service.limits import PENDING, WAITING_LABELS
 from service.monitor import join as join_module
 from service.monitor import pending as pending_module
 from service.monitor.config import LossName
@@ -240,7 +241,7 @@ def test_generations_are_forgotten_once_all_of_them_are_past_the_horizon(restore
 def test_past_the_cap_the_oldest_predictions_go_and_are_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(join_module, "MAX_PENDING", 20)
+    monkeypatch.setattr(join_module, "PENDING", replace(PENDING, limit=20))
     join = Join("zero_one", HORIZON)
     for name in "abcd":
         match(join, rows_of_a_generation(8, name, START))
@@ -249,14 +250,18 @@ def test_past_the_cap_the_oldest_predictions_go_and_are_counted(
     assert truths(match(join, [a_label("a1"), a_label("d1")])) == ["a"]
 
 
-def test_past_the_cap_no_more_labels_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(join_module, "MAX_WAITING_LABELS", 3)
+def test_past_the_cap_the_oldest_labels_wait_no_longer_and_are_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(join_module, "WAITING_LABELS", replace(WAITING_LABELS, limit=3))
     join = Join("zero_one", HORIZON)
     match(join, [a_label("w0"), a_label("w1")])
-    match(join, [a_label("w2"), a_label("w3")])
+    matched = match(join, [a_label("w2"), a_label("w3")])
+    assert not matched.duplicate.any()
     assert join.n_waiting_labels == 3
-    assert truths(match(join, [a_prediction("w2"), a_prediction("w3")])) == ["a"]
-    assert join.n_waiting_labels == 2
+    assert join.overflowed["waiting_labels"] == 1
+    assert joined(match(join, [a_prediction("w0")])) == []
+    assert len(truths(match(join, [a_prediction(f"w{i}") for i in (1, 2, 3)]))) == 3
 
 
 @pytest.mark.parametrize(
