@@ -10,6 +10,7 @@ waited for a minute: after an outage a receiver is told how things stand, not ho
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -327,6 +328,13 @@ def record(
     if disabled:
         _disable(connection, leased, disabled, attempt.at)
     return Recorded(max(wanted_at, verdict.free_at), disabled)
+
+
+def give_back(connection: Connection, leased: Sequence[Leased]) -> None:
+    """End leases of which nothing will come any more, those that are still held."""
+    for each in leased:
+        held = and_(_of(each), lanes.c.leased_until == each.leased_until)
+        connection.execute(update(lanes).where(held).values(leased_until=0))
 
 
 def held_by_ended(connection: Connection, now: int) -> list[tuple[str, str, str]]:

@@ -93,6 +93,7 @@ class Worker:
         self._lease = round((egress.deadline_seconds + LEASE_MARGIN_SECONDS) * _MICROS)
         self._disable_after = round(disable_after_seconds * _MICROS)
         self._lanes: set[asyncio.Task[None]] = set()
+        self._held: dict[str, Leased] = {}  # by delivery: claimed, and nothing recorded yet
         self._tried: list[_Tried] = []  # to be recorded
         self._recording = asyncio.Lock()
         self._looked_at = 0
@@ -110,7 +111,7 @@ class Worker:
             return
 
     async def run(self) -> None:
-        """Deliver until cancelled; what is then in flight goes out again when its lease ends."""
+        """Deliver until cancelled; whoever comes next sends at once what is then in flight."""
         self._loop = asyncio.get_running_loop()
         try:
             while True:
@@ -128,6 +129,7 @@ class Worker:
             for lane in self._lanes:
                 lane.cancel()
             await asyncio.gather(*self._lanes, return_exceptions=True)
+            await _finished(self._give_back)
 
     async def drain(self) -> int:
         """Attempt all that is due at this instant, and what that makes due; returns how many."""
@@ -178,7 +180,18 @@ class Worker:
         until = now + self._lease
         with self._database.write() as connection:
             claimed = lanes.claim_all(connection, wanted, now, until)
+        self._held |= {leased.id: leased for leased in claimed}
         return len(wanted), claimed
+
+    def _give_back(self) -> None:
+        """End the leases of what was interrupted; where that can't be, they run out."""
+        if not self._held:
+            return
+        try:
+            with self._database.write() as connection:
+                lanes.give_back(connection, [*self._held.values()])
+        except TryLater as refusal:
+            log.warning("leases_not_given_back", n=len(self._held), reason=refusal.detail)
 
     async def _attempt(self, leased: Leased) -> None:
         at, started = self._clock.now(), asyncio.get_running_loop().time()
@@ -226,6 +239,7 @@ class Worker:
                 )
         for one in in_order:
             one.is_recorded = True
+            self._held.pop(one.leased.id, None)
 
     def _tell(self, tried: _Tried) -> None:
         leased, attempt, verdict = tried.leased, tried.attempt, tried.verdict
