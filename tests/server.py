@@ -34,9 +34,16 @@ class Server:
     server.kill()
     """
 
-    def __init__(self, directory: Path, max_file_bytes: int | None = None, **env: object) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        max_file_bytes: int | None = None,
+        without: str = "",
+        **env: object,
+    ) -> None:
         self.directory = directory
         self.max_file_bytes = max_file_bytes  # a write beyond it is an I/O error
+        self.without = without  # statements that take a guard away before it serves, for controls
         self.url = ""
         self.client = httpx2.Client(timeout=30)
         self.log: list[str] = []  # what it printed, of this start
@@ -60,7 +67,7 @@ class Server:
         ours = {k: v for k, v in os.environ.items() if not k.startswith("SLICEWATCH_")}
         self.log = []
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "service", "serve", "--host", "127.0.0.1", "--port", "0"],
+            [*self._program(), "serve", "--host", "127.0.0.1", "--port", "0"],
             cwd=self.directory,
             env=ours | {"SLICEWATCH_DATA_DIR": str(self.directory / "data")} | self._env,
             stdout=subprocess.PIPE,
@@ -116,6 +123,12 @@ class Server:
         """What it keeps its state in, to be looked at and closed."""
         url = self._env.get("SLICEWATCH_DATABASE_URL")
         return Database.of(Settings(data_dir=self.directory / "data", database_url=url))
+
+    def _program(self) -> list[str]:
+        if not self.without:
+            return [sys.executable, "-m", "service"]
+        serves = "import runpy\nrunpy.run_module('service', run_name='__main__')"
+        return [sys.executable, "-c", f"{self.without}\n{serves}"]
 
     def _create_key(self) -> str:
         database = self.database()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -40,15 +42,12 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
-def fill(disk: Path) -> Callable[[], None]:
-    """Take all the room there is; gives what gives it back."""
+def fill(disk: Path, leaving: int = 0) -> Callable[[], None]:
+    """Take the room there is, or all but so much; gives what gives it back."""
     filler = disk / "filler"
-    with filler.open("wb", buffering=0) as file:
-        try:
-            while file.write(b"\0" * (1 << 20)):
-                continue
-        except OSError:
-            pass
+    with filler.open("wb", buffering=0) as file, suppress(OSError):
+        while shutil.disk_usage(disk).free > leaving:
+            file.write(b"\0" * (1 << 20 if leaving else 1 << 12))
     return filler.unlink
 
 
@@ -61,6 +60,7 @@ def use_up_inodes(disk: Path) -> Callable[[], None]:
             made.append(disk / f"empty-{n}")
     except OSError:
         pass
+    assert len(made) < 1_000, "there is no end to them"
 
     def remove() -> None:
         for path in made:
@@ -100,7 +100,7 @@ def test_a_full_disk_refuses_and_goes_on_by_itself(
         senders.start()
         try:
             threading.Event().wait(0.5)
-            give_back = fill(small_disk)
+            give_back = fill(small_disk, room // 2)
             threading.Event().wait(FULL_SECONDS)
             while_full = {is_refused(server, n) for n in range(5)}
             ready, alive = status(server, "/readyz"), status(server, "/livez")
@@ -122,16 +122,38 @@ def test_a_full_disk_refuses_and_goes_on_by_itself(
     assert while_full == {503} and (ready, alive) == (503, 200)
     assert back <= BACK_SECONDS
     assert verdict.holds(), verdict
+    met_the_end = any("SQLITE_FULL" in line for line in server.log)
+    assert met_the_end == (room == 0), "the floor did not keep it from the end of the disk"
+
+
+def test_were_a_full_disk_a_failed_one_it_would_end_the_process(small_disk: Path) -> None:
+    """The control: SQLite's "full" beside its I/O errors, which nothing may go on after."""
+    failed = "service.storage._SQLITE_FAILED | service.storage._SQLITE_PASSES"
+    without = (
+        f"import service.storage; service.storage._SQLITE_FAILED = {failed}\n"
+        "service.storage._SQLITE_PASSES = frozenset()"
+    )
+    server = Server(small_disk, without=without, min_free_disk_bytes=0, tick_seconds=1)
+    with ended(server):
+        server.start()
+        assert is_refused(server, 0) == 200
+        fill(small_disk)
+        with suppress(httpx2.TransportError):  # its last answers may not have been given
+            for n in range(200):
+                is_refused(server, n + 1)
+        assert server.await_end() == os.EX_IOERR
 
 
 def test_inodes_that_are_used_up_cost_nothing(small_disk: Path, figures: Figures) -> None:
-    """A running server makes no files; one that starts does, and says so."""
+    """A running server makes no files. One that starts does, and ends: that is the control."""
     server = Server(small_disk, min_free_disk_bytes=1 << 20, tick_seconds=1)
     with ended(server):
         server.start()
         give_back = use_up_inodes(small_disk)
         statuses = {is_refused(server, n) for n in range(20)}
         alive = status(server, "/livez")
+        with pytest.raises(OSError, match="No space left"):
+            Server(small_disk / "another")
         give_back()
         back = until_ready(server)
         assert is_refused(server, 99) == 200

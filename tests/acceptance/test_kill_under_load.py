@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from sqlalchemy import delete, select
 
@@ -16,6 +17,8 @@ from service.engine.fold import Fold
 from service.engine.journal import SqlEventLog
 from service.engine.ports import Entry, Snapshot
 from service.engine.state_store import SqlStateStore
+from service.monitor.model import Model
+from service.monitor.pending import Pending
 from service.notify.outbox import enqueue
 from service.tables import journal, snapshots
 from tests.figures import Figures
@@ -101,6 +104,25 @@ def test_the_oracle_sees_an_acknowledged_batch_that_is_gone(tmp_path: Path) -> N
     database.close()
     verdict = judged(server, sent)
     assert verdict.lost > 0 and not verdict.holds()
+
+
+def test_the_oracle_sees_rows_that_count_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: the same stream, folded by one that knows no row and no batch again."""
+    server = Server(tmp_path)
+    senders = Senders(server, SEED)
+    with ended(server):
+        server.start()
+        senders.start()
+        threading.Event().wait(1)
+        sent = senders.stop()
+        assert server.stop() == 0
+    assert judged(server, sent).double == 0
+    monkeypatch.setattr(Pending, "find", lambda _, hashes: np.full(hashes.size, -1, np.int64))
+    monkeypatch.setattr(Model, "_known", lambda _, batch: np.zeros(len(batch), np.bool_))
+    verdict = judged(server, sent)
+    assert verdict.double > 0 and not verdict.holds()
 
 
 def snapshot(database: Database, log: SqlEventLog) -> None:
