@@ -57,7 +57,8 @@ class Teller:
     def tell(self, crossed: Sequence[int], suspects: Sequence[int]) -> list[Story]:
         """The stories of slices that crossed, heads before what they explain.
 
-        `suspects` are slices that did not, and may explain some that did.
+        `suspects` are slices that did not, and may explain some that did. While one of them speaks
+        louder, what is no more than chance by itself is not told of: it may be the suspect's.
         """
         before = dict(zip(crossed, self._nats(crossed, self.whole), strict=True))
         waiting, stories = self._explained(before, list(crossed), self.culprits)
@@ -76,6 +77,8 @@ class Teller:
             if culprit in before or relieved:
                 raised_by = culprit if culprit in before else relieved[0]
                 stories += [Story(culprit, strength, None, raised_by), *parts]
+            else:
+                still_waiting = [s for s in still_waiting if before[s] >= self.enough]
             waiting = still_waiting
         for slice_ in sorted(waiting, key=lambda s: (-before[s], s)):
             strength = self._strength(slice_, self.whole)

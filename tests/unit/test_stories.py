@@ -114,6 +114,13 @@ def test_what_speaks_softly_and_is_nobody_elses_is_told_of_all_the_same() -> Non
     assert told(faint, ["accent=irish, floor=9"]) == [("accent=irish, floor=9", None)]
 
 
+def test_what_speaks_softly_is_not_told_of_while_a_suspect_speaks_louder() -> None:
+    replay = a_replay({("9", "irish"): 1.3, ("7", "scottish"): 3.0}, hours=1)
+    faint = "accent=irish, floor=9"
+    assert told(replay, [faint], [PAIR]) == []
+    assert told(replay, [faint]) == [(faint, None)]
+
+
 @pytest.mark.parametrize("ratio", [1.0, 1.4])
 def test_the_strengths_of_many_slices_are_those_of_each(ratio: float) -> None:
     replay = a_replay({("7", "scottish"): 2.0, ("8", "us"): ratio})
