@@ -1,16 +1,17 @@
-"""Backups are whole at one instant; a check sees what is wrong with a database."""
+"""Backups are whole at one instant; a check sees what is wrong with a database; on both."""
 
 from __future__ import annotations
 
 import sqlite3
 import stat
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import Engine, select, text, update
+from sqlalchemy import Executable, delete, select, text, update
 from typer.testing import CliRunner
 
 from service.__main__ import app as commands
@@ -21,7 +22,8 @@ from service.database import Database
 from service.errors import Conflict, InvalidRequest
 from service.keys import Scope
 from service.settings import Settings
-from service.tables import metadata, snapshots
+from service.tables import journal, metadata, snapshots
+from tests.postgres import Postgres
 
 
 @pytest.fixture(scope="module")
@@ -46,35 +48,51 @@ def a_row(id_: str) -> dict[str, object]:
     return {"id": id_, "model": "m", "output": "yes", "truth": "yes", "attributes": {"floor": "7"}}
 
 
-@pytest.fixture
-def database(lived: Path, tmp_path: Path) -> Iterator[Database]:
-    """A copy of it, to be broken."""
-    with sqlite3.connect(lived / "slicewatch.db") as source:
-        (tmp_path / "copy").mkdir()
-        with sqlite3.connect(tmp_path / "copy" / "slicewatch.db") as target:
-            source.backup(target)
-    database = Database.in_directory(tmp_path / "copy")
-    yield database
+@pytest.fixture(scope="module")
+def of_lived(lived: Path) -> Path:
+    """Its backup."""
+    database = Database.in_directory(lived)
+    backup(database, lived / "lived.backup")
     database.close()
+    return lived / "lived.backup"
 
 
-def contents(engine: Engine) -> dict[str, list[object]]:
-    with engine.connect() as connection:
+@pytest.fixture
+def database(database: Database, of_lived: Path) -> Database:
+    """The same in either database, to be broken."""
+    restore(of_lived, database)
+    return database
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def other_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database, of either kind whatever the first one is."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'other.db'}"
+    postgres: Postgres = request.getfixturevalue("postgres")
+    return postgres.database()
+
+
+def contents(database: Database) -> dict[str, list[tuple[object, ...]]]:
+    with database.read() as connection:
         return {
-            table.name: [tuple(row) for row in connection.execute(select(table))]
+            table.name: sorted((tuple(row) for row in connection.execute(select(table))), key=repr)
             for table in metadata.sorted_tables
         }
 
 
-def test_what_is_restored_is_what_was_there(database: Database, tmp_path: Path) -> None:
+def test_what_is_restored_is_what_was_there(
+    database: Database, other_url: str, lived: Path, tmp_path: Path
+) -> None:
     file = tmp_path / "monday.backup"
     backup(database, file)
-    target = Database.in_directory(tmp_path / "new")
+    source, target = Database.in_directory(lived), Database(other_url)
     restore(file, target)
-    assert contents(target.engine) == contents(database.engine)
-    before, after = check(database), check(target)
+    assert contents(target) == contents(database) == contents(source)
+    before, after = check(source), check(target)
     assert before.digest == after.digest is not None
     assert after.accounts["acme"] == (2_000, 2_000, 0, 0) and after.faults == []
+    source.close()
     target.close()
 
 
@@ -96,10 +114,10 @@ def test_a_backup_is_of_one_instant(database: Database, tmp_path: Path) -> None:
             connection.execute(text("DELETE FROM keys"))
             connection.execute(text("DELETE FROM endpoints"))
 
-    before = contents(database.engine)
+    before = contents(database)
     backup(database, tmp_path / "monday.backup", progress=write)
     copy = Database(f"sqlite:///{tmp_path / 'monday.backup'}")
-    assert contents(copy.engine) == before != contents(database.engine)
+    assert contents(copy) == before != contents(database)
     copy.close()
 
 
@@ -115,12 +133,14 @@ def test_a_restore_is_into_an_empty_database_or_not_at_all(
     assert not list(tmp_path.glob("*.restoring*"))
 
 
-def test_what_was_restored_can_be_served(database: Database, tmp_path: Path) -> None:
+def test_what_was_restored_can_be_served(
+    database: Database, other_url: str, tmp_path: Path
+) -> None:
     backup(database, tmp_path / "monday.backup")
-    target = Database.in_directory(tmp_path / "new")
+    target = Database(other_url)
     restore(tmp_path / "monday.backup", target)
     target.close()
-    app = create_app(Settings(data_dir=tmp_path / "new"))
+    app = create_app(Settings(data_dir=tmp_path / "new", database_url=other_url))
     with TestClient(app) as client:
         headers = {"authorization": f"Bearer {app.state.services.keys.create('acme', Scope)}"}
         again = client.post("/v1/events", json=[a_row("0.0.0"), a_row("new")], headers=headers)
@@ -153,24 +173,27 @@ def _restored_offsets(database: Database) -> tuple[int, int]:
     return older, newest
 
 
-def change(statement: str) -> Callable[[Database], None]:
+def change(statement: Executable) -> Callable[[Database], None]:
     def do(database: Database) -> None:
         with database.write() as connection:
-            connection.execute(text(statement))
+            connection.execute(statement)
 
     return do
+
+
+THIRD: Final = journal.c.seq == 3
 
 
 @pytest.mark.parametrize(
     ("broken", "told"),
     [
-        (change("UPDATE journal SET body = zeroblob(length(body)) WHERE seq = 3"), "entry 3: its"),
-        (change("UPDATE journal SET tenant = 'evil' WHERE seq = 3"), "entry 3: its checksum"),
-        (change("DELETE FROM journal WHERE seq IN (4, 5)"), "entries 4 to 5 missing"),
-        (change("UPDATE snapshots SET body = zeroblob(9)"), "its checksum fails"),
-        (change("UPDATE snapshots SET version = 99"), "of version 99"),
+        (change(update(journal).where(THIRD).values(body=bytes(9))), "entry 3: its checksum"),
+        (change(update(journal).where(THIRD).values(tenant="evil")), "entry 3: its checksum"),
+        (change(delete(journal).where(journal.c.seq.in_([4, 5]))), "entries 4 to 5 missing"),
+        (change(update(snapshots).values(body=bytes(9))), "its checksum fails"),
+        (change(update(snapshots).values(version=99)), "of version 99"),
         (swap_a_snapshot, "its journal gives another state"),
-        (change('UPDATE snapshots SET "offset" = "offset" + 900'), "snapshot 9"),
+        (change(update(snapshots).values(offset=snapshots.c.offset + 900)), "snapshot 9"),
     ],
 )
 def test_what_is_wrong_is_named(
@@ -208,8 +231,10 @@ def test_a_directory_without_a_database_is_told_so(tmp_path: Path) -> None:
     assert done.exit_code == 1 and "wrong" in done.stdout
 
 
-def test_the_command_prints_the_sums_and_the_digest(database: Database, tmp_path: Path) -> None:
-    env = {"SLICEWATCH_DATA_DIR": str(tmp_path / "copy")}
+def test_the_command_prints_the_sums_and_the_digest(
+    database: Database, database_url: str, tmp_path: Path
+) -> None:
+    env = {"SLICEWATCH_DATA_DIR": str(tmp_path), "SLICEWATCH_DATABASE_URL": database_url}
     done = CliRunner().invoke(commands, ["check"], env=env)
     assert done.exit_code == 0, done.output
     lines = dict(line.split("\t", 1) for line in done.stdout.splitlines())
