@@ -21,7 +21,8 @@ Orders = npt.NDArray[np.intp]
 
 WEEK_SECONDS: Final = 604_800.0
 SHARES: Final[Mapping[str, float]] = MappingProxyType(
-    {"everyone": 0.1, "slices": 0.6, "inputs": 0.3}
+    # "process" is how rows and labels come: silence, labelling, composition
+    {"everyone": 0.05, "process": 0.05, "slices": 0.6, "inputs": 0.3}
 )
 
 
@@ -40,9 +41,9 @@ class Budget:
     Examples
     --------
     >>> budget = Budget(1.0)
-    >>> hazard = budget.hazard("slices", np.ones(100, int), 600.0, ("everyone", "slices"))
+    >>> hazard = budget.hazard("slices", np.ones(100, int), 600.0, ("process", "slices"))
     >>> float((hazard.sum() * WEEK_SECONDS / 600).round(3))
-    0.857
+    0.923
     """
 
     alerts_a_week: float

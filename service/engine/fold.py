@@ -110,7 +110,7 @@ class Fold:
         """
         if entry.codec == TICK:
             self.wall_clock = int.from_bytes(entry.body, "big")
-            return Applied(transitions=self._release_halves())
+            return Applied(transitions=self._pass_time())
         tenant = self.tenants.setdefault(entry.tenant, Tenant())
         if entry.codec == BATCH:
             return self._absorb(tenant, entry)
@@ -120,13 +120,13 @@ class Fold:
             return self._upload_reference(tenant, entry)
         raise Damaged(f"entry {entry.offset} has the unknown codec {entry.codec}")
 
-    def _release_halves(self) -> list[Transition]:
-        """Let requests and responses whose other half never came go on alone."""
+    def _pass_time(self) -> list[Transition]:
+        """Let halves whose other half never came go on alone, and miss models that fell silent."""
         transitions: list[Transition] = []
         for tenant in self.tenants.values():
             for name, model in tenant.models.items():
-                if len(model.halves):
-                    findings = model.release_halves(self.wall_clock)
+                findings = model.pass_time(self.wall_clock)
+                if findings:
                     transitions += tenant.ledgers[name].apply(findings)
         return transitions
 

@@ -84,9 +84,10 @@ class Model:
             waited.update(self._monitor.join.overflowed)
         return waited
 
-    def release_halves(self, now: int) -> list[Finding]:
-        """Fold in halves that have waited too long, as they are."""
-        return self._let_go(self.halves.release(now), now)
+    def pass_time(self, now: int) -> list[Finding]:
+        """Fold in halves that have waited too long, as they are; say if no row comes any more."""
+        findings = self._let_go(self.halves.release(now), now) if len(self.halves) else []
+        return findings + ([] if self._monitor is None else self._monitor.pass_time(now))
 
     def _let_go(self, released: EventBatch, now: int) -> list[Finding]:
         return self._absorb(released, now)[1] if len(released) else []

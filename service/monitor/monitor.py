@@ -29,6 +29,7 @@ from service.monitor.naming import Namer
 from service.monitor.null_weeks import learn_watch
 from service.monitor.observer import Look, Looks, Observer
 from service.monitor.outside import Outside
+from service.monitor.silence import LIVE, Silence
 from service.monitor.slices import ABSENT, Slices
 from service.monitor.stream_clock import StreamClock
 from service.monitor.watch import Labelled, Watch
@@ -84,7 +85,8 @@ class Monitor:
         self.slices = Slices(list(schema.dimensions), config.order)
         self.join = Join(schema.loss, seconds(config.label_horizon) * SECOND)
         self.inputs = Inputs(schema.signals)
-        self.observers: tuple[Observer, ...] = (self.inputs,)
+        self.silence = Silence()
+        self.observers: tuple[Observer, ...] = (self.inputs, self.silence)
         self.looks = Looks(tick_seconds)
         self.history = History()
         self.delays = LabelDelay()
@@ -170,6 +172,10 @@ class Monitor:
                 found += watch.recovered(part, others).slices.tolist()
         return sorted(found)
 
+    def pass_time(self, now: int) -> list[Finding]:
+        """What the wall clock alone tells of a model whose rows came as they were made."""
+        return self.silence.of_everyone(self, now) if self.silence.lag <= LIVE else []
+
     def _clocked(self, batch: EventBatch, received_at: int) -> tuple[Bools, list[Tick]]:
         """Move both clocks on by the batch: rows that are refused, and ticks that fall due.
 
@@ -180,6 +186,8 @@ class Monitor:
         predictions = np.flatnonzero(batch.kind & PREDICTION)
         times = batch.time[predictions]
         readings = self.row_clock.readings(times, received_at)
+        if times.size:
+            self.silence.lag = received_at - int(times.max())
         refused = np.zeros(len(batch), np.bool_)
         refused[predictions] = times < readings - self.join.horizon
         label_rows = np.flatnonzero(batch.kind & LABEL)

@@ -43,7 +43,11 @@ from service.monitor.slices import ROOT, Slices
 Indices = npt.NDArray[np.intp]
 
 LARGEST_PART: Final = 0.5  # a slice with more of the model than this *is* the model
-WATCHING: Final = ("everyone", "slices")  # classes of streams that the budget is spent on
+WATCHING: Final = (
+    "everyone",
+    "process",
+    "slices",
+)  # classes of streams that the budget is spent on
 
 
 _LABELLED_DTYPES: Final = (np.intp, np.int64, np.uint64, *[np.float64] * 5)
