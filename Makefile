@@ -6,6 +6,7 @@ ONCE ?=
 PROFILE ?=
 WRITE ?=
 FULL ?=
+SLICEWATCH_SOAK ?=
 FUZZ_SECONDS ?= 60
 PICTURES ?=
 
@@ -29,15 +30,24 @@ test: $(SYNCED) ## run the tests
 	$(BIN)/pytest -q
 
 test-faults: $(SYNCED) ## break a running service in every way that fits in minutes; WRITE=1 keeps the figures
-	$(call faults,fast,fault)
+	$(call faults,fast,fault,)
 
-soak: $(SYNCED) ## the same for an hour, and in numbers
-	$(call faults,full,fault or soak)
+# The long lane takes hours: SLICEWATCH_SOAK names a piece, and RESULTS.md keeps the others' rows.
+SOAK_kills := test_kill_under_load.py test_kill_at_system_calls.py
+SOAK_power := test_power_cut.py test_damage.py
+SOAK_outage := test_postgres_outage.py test_full.py
+SOAK_memory := test_soak.py
+SOAK_rest := $(filter-out $(SOAK_kills) $(SOAK_power) $(SOAK_outage) $(SOAK_memory), \
+    $(notdir $(wildcard tests/acceptance/test_*.py)))
+
+soak: $(SYNCED) ## the same in numbers, for hours; SLICEWATCH_SOAK=kills|power|outage|memory|rest for a piece
+	$(if $(SLICEWATCH_SOAK),$(if $(SOAK_$(SLICEWATCH_SOAK)),,$(error no such piece of the soak)))
+	$(call faults,full,fault or soak,$(SOAK_$(SLICEWATCH_SOAK)))
 
 define faults
 	@rm -f .figures.jsonl
 	SLICEWATCH_LANE=$(1) SLICEWATCH_FIGURES=.figures.jsonl \
-	    $(BIN)/pytest -q -m '$(2)' tests/acceptance
+	    $(BIN)/pytest -q -m '$(2)' $(addprefix tests/acceptance/,$(or $(3),.))
 	$(if $(WRITE),$(BIN)/python tests/acceptance/results.py .figures.jsonl)
 endef
 

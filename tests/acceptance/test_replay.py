@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -89,7 +90,8 @@ def main(url: str) -> None:
 def test_the_state_is_bit_equal(tmp_path: Path, postgres: Postgres, figures: Figures) -> None:
     urls = [f"sqlite:///{tmp_path / 'slicewatch.db'}", postgres.database()]
     n_entries = {journaled(url) for url in urls}
-    found = [in_a_process(url, seed) for url in urls for seed in SEEDS]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # each waits for a process
+        found = [*pool.map(in_a_process, *zip(*itertools.product(urls, SEEDS), strict=True))]
     digests = {digest for each in found for digest in each[:-1]}
     controls = {each[-1] for each in found}
     figures(
