@@ -40,7 +40,7 @@ SOAK_memory := test_soak.py
 SOAK_rest := $(filter-out $(SOAK_kills) $(SOAK_power) $(SOAK_outage) $(SOAK_memory), \
     $(notdir $(wildcard tests/acceptance/test_*.py)))
 
-soak: $(SYNCED) ## the same in numbers, for hours; SLICEWATCH_SOAK=kills|power|outage|memory|rest for a piece
+soak: $(SYNCED) ## the same for hours; SLICEWATCH_SOAK=kills, power, outage, memory or rest for a piece
 	$(if $(SLICEWATCH_SOAK),$(if $(SOAK_$(SLICEWATCH_SOAK)),,$(error no such piece of the soak)))
 	$(call faults,full,fault or soak,$(SOAK_$(SLICEWATCH_SOAK)))
 

@@ -26,17 +26,21 @@ what is here is what it printed.
 TAIL = """
 Not run, and why:
 
-- **A real power cut.** Nothing here can take a machine's power. Beneath SQLite a VFS forgets what was
-  not synced; what PostgreSQL keeps through a power cut is its own promise, and its tests run without
-  fsync.
+- **A real power cut.** Nothing here can take a machine's power. Beneath SQLite a VFS forgets what
+  was not synced; what PostgreSQL keeps through a power cut is its own promise, and its tests run
+  without fsync.
 - **Kafka.** There is no log on Kafka in this version, so nothing is promised of one.
-- **Migrations from each released schema.** There is one schema so far. Tables from before migrations,
-  a newer program's, and a migration killed half-way are in `tests/twins/test_migrations.py`.
-- **The soak in CI.** It warms up for four minutes and looks for five: `make soak SLICEWATCH_SOAK=memory`.
-- **Full disks and inodes without root.** They mount a small file system; elsewhere they are skipped.
+- **Migrations from each released schema.** There is one schema so far. Tables from before
+  migrations, those of a newer program, and a migration killed half-way are in
+  `tests/twins/test_migrations.py`.
+- **The soak in CI.** It warms up for four minutes and looks for five:
+  `make soak SLICEWATCH_SOAK=memory`.
+- **Full disks and inodes without root.** They mount a small file system; elsewhere they are
+  skipped.
 - In `make check`, and so without figures here: tenancy by routes and keys
-  (`tests/acceptance/test_tenancy.py`), clock steps and daylight saving (`tests/unit/test_schedule.py`),
-  pages in a real browser, and the ban on pickle and its like (`tests/unit/test_house.py`).
+  (`tests/acceptance/test_tenancy.py`), clock steps and daylight saving
+  (`tests/unit/test_schedule.py`), pages in a real browser, and the ban on pickle and its like
+  (`tests/unit/test_house.py`).
 """
 ROW = re.compile(r"^\| (?P<row>[^|]+) \| (?P<lane>[CN]) \| .* \|$")
 
