@@ -175,10 +175,11 @@ class Disparity:
     def _gather_share(self, outcomes: Outcomes, hazard: Floats) -> None:
         others = rest_of(outcomes)
         active = np.flatnonzero((outcomes.expected > 0) & (others.expected > 0) & ~self.open)
-        spread = np.maximum(outcomes.spread_of(active), outcomes.spread_of(np.zeros(1, np.intp)))
-        scale = self.dispersion[active] * spread
+        # each side by its own scatter: the share of what is left keeps its mean, and so its e-value
+        scale = outcomes.divisors(active, self.dispersion[active])
+        of_rest = outcomes.divisors(np.zeros_like(active), self.dispersion[active])
         x, e = outcomes.observed[active] / scale, outcomes.expected[active] / scale
-        y, rest = others.observed[active] / scale, others.expected[active] / scale
+        y, rest = others.observed[active] / of_rest, others.expected[active] / of_rest
         shape, rate = self.shape[active], self.rate[active]
         log_e = log_e_share(x, self.tolerance * e, y, rest, shape, rate, self.ratios[active])
         self.evidence[active] = accumulate(self.evidence[active], log_e, hazard[active])

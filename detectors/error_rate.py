@@ -112,7 +112,7 @@ class ErrorRate:
         if outcomes.observed.size != len(self):
             raise ShapeError(f"{outcomes.observed.size} slices given, {len(self)} watched")
         active = np.flatnonzero((outcomes.expected > 0) & ~quiet)
-        scale = self.dispersion[active] * outcomes.spread_of(active)
+        scale = outcomes.divisors(active, self.dispersion[active])
         x, e = outcomes.observed[active] / scale, outcomes.expected[active] / scale
         log_e = log_e_own_reference(
             x, self.tolerance * e, self.shape[active], self.rate[active], self.ratios[active]
@@ -306,7 +306,7 @@ class Recovery:
             raise ShapeError(f"{outcomes.observed.size} slices given, {len(self)} watched")
         active = np.flatnonzero((self.midpoint > 0) & (outcomes.expected > 0))
         middle = self.midpoint[active]
-        scale = dispersion[active] * outcomes.spread_of(active)
+        scale = outcomes.divisors(active, dispersion[active])
         x, e = outcomes.observed[active] / scale, outcomes.expected[active] / scale
         ratio = middle**2
         takes = self.detection_nats / (ratio * np.log(ratio) - ratio + 1)  # in expected errors

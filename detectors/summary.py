@@ -36,17 +36,41 @@ class Outcomes:
     observed, expected : float64, shape (n_slices,)
         Capped loss of the rows labelled in this tick, and what their reference expects of them.
     spread : float64, shape (n_slices,), optional
-        How many times further than in the reference counts of this tick scatter, at least 1,
-        because its rows stand for more others each. It is known before their outcomes.
+        How many times further than in the reference independent rows of this tick scatter, because
+        they stand for more others each, or for fewer. It is known before their outcomes.
     """
 
     observed: Floats
     expected: Floats
     spread: Floats | None = None
 
-    def spread_of(self, slices: Indices) -> Floats | float:
-        """What counts of these slices are to be divided by, beside their dispersion."""
-        return 1.0 if self.spread is None else self.spread[slices]
+    def divisors(self, slices: Indices, dispersion: Floats) -> Floats:
+        """What counts of this tick are to be divided by.
+
+        Parameters
+        ----------
+        slices : intp, shape (n,)
+        dispersion : float64, shape (n,)
+            What those of the reference are.
+
+        Notes
+        -----
+        Of n rows a unit, of which each pair correlates by r, counts scatter by D = 1 + (n - 1) r.
+        Where n grows 1 / s times and each row stands for s times as many, the part D - 1 stays and
+        that of independent rows becomes s. Where rows are frequently wrong D is below 1, and all of
+        it is theirs; where they stand for more, D s is on the safe side.
+
+        Examples
+        --------
+        >>> tick = Outcomes(np.ones(3), np.ones(3), np.array([0.2, 2.0, 0.2]))
+        >>> tick.divisors(np.arange(3), np.array([1.5, 1.5, 0.8])).round(2)
+        array([0.7 , 3.  , 0.16])
+        """
+        if self.spread is None:
+            return dispersion
+        s = self.spread[slices]
+        divisors: Floats = dispersion * s
+        return np.where(s < 1.0, np.maximum(divisors, dispersion - 1.0 + s), divisors)
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,9 +81,7 @@ async def list_slices(
     cursor: Cursor = None,
 ) -> dict[str, Any]:
     """How the slices stand, the greatest of `sort` first; order 0 is the whole model."""
-    if since is not None and until is not None and since >= until:
-        raise InvalidRequest("since: must be before until")
-    start = int(cursor or 0)
+    start, (first, last) = int(cursor or 0), span(since, until)
 
     def read(fold: Fold) -> list[dict[str, Any]] | None:
         known = fold.model(key.tenant, model)
@@ -94,8 +92,8 @@ async def list_slices(
             order=order,
             dimension=dimension,
             sort=sort,
-            since=None if since is None else int(since.timestamp() * 1_000_000),
-            until=None if until is None else int(until.timestamp() * 1_000_000),
+            since=first,
+            until=last,
             min_rows=0 if is_admin else known[0].config.publish_min_rows,
         )
         return slices_json(fold, key.tenant, model, query, start, limit + 1)
@@ -133,6 +131,14 @@ async def put_model(
 
     answer: dict[str, Any] = _found(await running.engine.ask(read))
     return answer
+
+
+def span(since: AwareDatetime | None, until: AwareDatetime | None) -> tuple[int | None, int | None]:
+    """Two instants in microseconds. Raises InvalidRequest where they are not in order."""
+    if since is not None and until is not None and since >= until:
+        raise InvalidRequest("since: must be before until")
+    first, last = (None if at is None else int(at.timestamp() * 1_000_000) for at in (since, until))
+    return first, last
 
 
 def _found(answer: Any) -> Any:

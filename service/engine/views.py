@@ -123,25 +123,27 @@ def _slice_json(
         "slice": dict(name),
         "rows": int(now.rows[index]),
         "labels": int(now.labels[index]),
-        "loss": _number(now.loss[index]),
-        "loss_interval": _pair(now.loss_lower[index], now.loss_upper[index]),
-        "reference_loss": _number(now.reference_loss[index]),
-        "disparity": _number(now.disparity[index]),
-        "disparity_interval": _pair(now.disparity_lower[index], now.disparity_upper[index]),
-        "evidence": _number(now.evidence[index]),
+        "loss": as_number(now.loss[index]),
+        "loss_interval": as_pair(now.loss_lower[index], now.loss_upper[index]),
+        "reference_loss": as_number(now.reference_loss[index]),
+        "disparity": as_number(now.disparity[index]),
+        "disparity_interval": as_pair(now.disparity_lower[index], now.disparity_upper[index]),
+        "evidence": as_number(now.evidence[index]),
         "shift": shift,
         "alerts": alerts.get(name, []),
     }
 
 
-def _number(value: float) -> float | None:
+def as_number(value: float) -> float | None:
+    """Six significant digits; None where it is not finite."""
     return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
-def _pair(lower: float, upper: float) -> list[float | None] | None:
+def as_pair(lower: float, upper: float) -> list[float | None] | None:
+    """An interval; None where it has no ends."""
     if not (math.isfinite(lower) and math.isfinite(upper)):
         return None
-    return [_number(lower), _number(upper)]
+    return [as_number(lower), as_number(upper)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,9 +29,11 @@ from service.monitor.naming import Namer
 from service.monitor.null_weeks import learn_watch
 from service.monitor.observer import Look, Looks, Observer
 from service.monitor.outside import Outside
+from service.monitor.rollout import RolloutWatch
 from service.monitor.silence import LIVE, Silence
 from service.monitor.slices import ABSENT, Slices
 from service.monitor.stream_clock import StreamClock
+from service.monitor.versions import Numbers, Versions
 from service.monitor.watch import Labelled, Watch
 
 SECOND: Final = 1_000_000  # microseconds
@@ -89,6 +91,8 @@ class Monitor:
         self.observers: tuple[Observer, ...] = (self.inputs, self.silence)
         self.looks = Looks(tick_seconds)
         self.history = History()
+        self.versions = Versions()
+        self.rollout = RolloutWatch()
         self.delays = LabelDelay()
         self.clock = StreamClock(tick_seconds * SECOND)  # of the labels
         self.row_clock = StreamClock(tick_seconds * SECOND)  # of the predictions
@@ -115,18 +119,18 @@ class Monitor:
         """
         refused, ticks = self._clocked(batch, received_at)
         kept = batch.take(np.flatnonzero(~refused)) if refused.any() else batch
-        levels = self.slices.levels_of(kept)
+        levels, versions = self.slices.levels_of(kept), self.versions.assign(kept)
         findings: list[Finding] = []
         duplicate, late = np.zeros(len(batch), np.bool_), np.zeros(len(batch), np.bool_)
         rows = np.flatnonzero(~refused)
         for start, stop, due in self._stretches(levels, ticks):
             part = kept if stop - start == len(kept) else kept.take(np.arange(start, stop))
             cells = self.slices.place(levels[start:stop])
-            matched = self.join.match(part, cells)
+            matched = self.join.match(part, cells, versions[start:stop])
             self.delays.add(matched.labels.time - matched.time)
             duplicate[rows[start:stop]] = matched.duplicate
             late[rows[start:stop]] = matched.late
-            findings += self._count(part, cells, matched, due)
+            findings += self._count(part, cells, versions[start:stop], matched, due)
         if self.row_clock.now > self.forgotten_at:
             self.forgotten_at = self.row_clock.now
             self.join.forget(self.forgotten_at)
@@ -144,6 +148,7 @@ class Monitor:
             self._learn_reference(rows, tick)
             return []
         self.watch.grow(self.slices)
+        self.watch.for_versions = self.rollout.share
         outcomes = self.watch.outcomes(self.watch.summary(rows, self.slices), self.slices)
         uneven = worldwide = Detections.none()
         if self.config.is_within_budget:
@@ -154,10 +159,14 @@ class Monitor:
         reconsidered = self.incidents.reconsider(self, self.watch, tick.at)
         recovered = self._recovered(self.watch, rows, outcomes)
         self.watch.learn_season(rows, self.slices)
+        seconds = n_ticks * self.clock.tick / SECOND
+        by_version = []
+        if self.config.is_within_budget:
+            by_version = self.rollout.tick(self, self.watch, rows, tick.at, seconds)
         if not (len(uneven) or len(worldwide) or outside or recovered):
-            return reconsidered
+            return reconsidered + by_version
         namer = Namer(self, self.watch, tick.at)
-        return reconsidered + namer.name(uneven, worldwide, outside, recovered)
+        return reconsidered + namer.name(uneven, worldwide, outside, recovered) + by_version
 
     def _recovered(self, watch: Watch, rows: Labelled, outcomes: Outcomes) -> list[int]:
         """Slices that are back, by rows of hours behind those that their alarm rests on."""
@@ -228,14 +237,19 @@ class Monitor:
             start, first = stop, last or 0
 
     def _count(
-        self, part: EventBatch, cells: Indices, rows: Matched, ticks: list[Tick]
+        self,
+        part: EventBatch,
+        cells: Indices,
+        versions: Numbers,
+        rows: Matched,
+        ticks: list[Tick],
     ) -> list[Finding]:
         """Count the rows of a stretch in their order, and look where a tick falls due."""
         findings: list[Finding] = []
         labelled, at_row, adding = self._score(rows)
         self.n_unscored += len(rows.labels) - len(labelled)
         new = rows.predictions
-        hours, new_cells = part.time[new] // HOUR, cells[new]
+        hours, new_cells, versions = part.time[new] // HOUR, cells[new], versions[new]
         ends = [*(tick.after for tick in ticks), len(part)]
         row = label = n_described = 0
         for tick, next_row, next_label in zip(
@@ -244,7 +258,9 @@ class Monitor:
             np.searchsorted(at_row, ends).tolist(),
             strict=True,
         ):
-            self.history.add_rows(hours[row:next_row], new_cells[row:next_row])
+            counted = slice(row, next_row)
+            self.history.add_rows(hours[counted], new_cells[counted], versions[counted])
+            self.versions.count(versions[counted], hours[counted])
             self.n_predictions += next_row - row
             self._sum(labelled.between(label, next_label), adding[label:next_label])
             row, label, was_learning = next_row, next_label, self.watch is None
@@ -285,6 +301,7 @@ class Monitor:
             capped=published,  # until it is counted: the cap may change before
             exposure=exposure[fits],
             evidence_weight=judged_by,
+            version=rows.version[fits],
         )
         return labelled, rows.at_row[fits], self._adding(rows.label_cell[fits])
 
@@ -322,6 +339,7 @@ class Monitor:
             labelled.capped,
             labelled.exposure,
             labelled.evidence_weight,
+            labelled.version,
         )
         self.n_labels += len(labelled)
         if self.watch is not None:
@@ -397,6 +415,7 @@ class Monitor:
         self.watch = learn_watch(reference, self.slices, self.config)
         if before is not None:
             self.watch.take_over(before)
+        self.rollout.forget()
         self.outside.begin(reference, self.slices)
         self._since_tick = [
             replace(rows, capped=self._capped(rows.loss)) for rows in self._since_tick
@@ -435,6 +454,8 @@ class Monitor:
             "observers": {observer.name: observer.save() for observer in self.observers},
             "looks": self.looks.save(),
             "history": self.history.save(),
+            "versions": self.versions.save(),
+            "rollout": self.rollout.save(),
             "delays": self.delays.save(),
             "clock": self.clock.save(),
             "row_clock": self.row_clock.save(),
@@ -466,6 +487,8 @@ class Monitor:
             observer.restore(state["observers"][observer.name])
         monitor.looks.restore(state["looks"])
         monitor.history = History.restore(state["history"])
+        monitor.versions = Versions.restore(state.get("versions", [[], 0, 0]))
+        monitor.rollout.restore(state.get("rollout"), 1.0 + config.tolerance)
         monitor.clock = StreamClock.restore(state["clock"])
         monitor.row_clock = StreamClock.restore(state["row_clock"])
         if state["watch"] is not None:
@@ -474,8 +497,8 @@ class Monitor:
         monitor.incidents.restore(state["incidents"])
         monitor.outside.restore(state["outside"])
         monitor.delays.restore(state["delays"])
-        monitor.reference = [Labelled(*columns) for columns in state["reference"]]
-        monitor._since_tick = [Labelled(*columns) for columns in state["since_tick"]]
+        monitor.reference = [Labelled.of_columns(columns) for columns in state["reference"]]
+        monitor._since_tick = [Labelled.of_columns(c) for c in state["since_tick"]]
         (
             monitor.reference_until,
             monitor.closed_until,

@@ -267,7 +267,7 @@ class Namer:
                 false_alerts=self.monitor.config.budget_text,
             ),
             explained_by=head,
-            summary=_summary(name, effect, state),
+            summary=summary_of(name, effect, state),
         )
 
     def effect(
@@ -294,24 +294,27 @@ class Namer:
             rest_before=rest[0],
             rest_after=rest[1],
             gap_widened_by=widened,
-            interval=self._interval(slice_, np.array(parts)),
+            interval=gap_interval(self.watch, len(self.slices), slice_, np.array(parts)),
             rows=_shown_rows(after[1]),
             labels=int(after[1][LABELS]),
         )
 
-    def _interval(self, slice_: int, parts: Floats) -> tuple[float, float] | None:
-        """How far the gap has widened, at whatever time one looks.
 
-        `parts` are sums since the onset and before it, then the rest's before it and since.
-        """
-        watch, lost, exposure = self.watch, np.maximum(parts[:, LOSS], 0.0), parts[:, EXPOSURE]
-        if not (exposure > 0).all():
-            return None
-        dispersion = watch.scatter(len(self.slices))[slice_] * heavier(parts)
-        limits = rate_interval(lost, exposure, dispersion, typical=watch.typical_rate)
-        signs = np.array([1.0, -1.0, 1.0, -1.0])[: len(parts)]
-        low, high = combined_interval(signs, lost / exposure, *limits)
-        return float(low), float(high)
+def gap_interval(
+    watch: Watch, n_slices: int, slice_: int, parts: Floats
+) -> tuple[float, float] | None:
+    """How far the gap of a slice has widened, at whatever time one looks.
+
+    `parts` are its sums since the onset and before it, then the rest's before it and since.
+    """
+    lost, exposure = np.maximum(parts[:, LOSS], 0.0), parts[:, EXPOSURE]
+    if not (exposure > 0).all():
+        return None
+    dispersion = watch.scatter(n_slices)[slice_] * heavier(parts)
+    limits = rate_interval(lost, exposure, dispersion, typical=watch.typical_rate)
+    signs = np.array([1.0, -1.0, 1.0, -1.0])[: len(parts)]
+    low, high = combined_interval(signs, lost / exposure, *limits)
+    return float(low), float(high)
 
 
 def _shown_rows(sums: Floats) -> int:
@@ -335,7 +338,8 @@ _METRICS: Final = {
 }
 
 
-def _summary(name: Slice, effect: Effect, state: State) -> str:
+def summary_of(name: Slice, effect: Effect, state: State) -> str:
+    """What is told of losses of a slice, in one sentence."""
     metric = _METRICS[effect.metric]
     whom = f" for {slice_text(name)}" if name else " for everyone"
     if state is State.RESOLVED:

@@ -148,7 +148,10 @@ class Sessions:
         names: Hashes = self.session.astype(np.uint64) + np.uint64(1)
         hour = self.block.astype(np.int64)
         ones = np.ones(loss.size)
-        return Labelled(self.cell, hour, names, ones, loss, loss, self.exposure.copy(), ones)
+        versions = np.zeros(loss.size, np.int16)
+        return Labelled(
+            self.cell, hour, names, ones, loss, loss, self.exposure.copy(), ones, versions
+        )
 
     def by_tick(self, values: Floats, slices: Slices) -> Floats:
         """Sums per tick and slice, shape (TICKS_A_WEEK, n_slices): a week's blocks dealt evenly."""

@@ -30,6 +30,7 @@ _DTYPES: Final[dict[str, Any]] = {
     "cell": np.int32,
     "labelled": np.bool_,
     "cluster": np.uint64,
+    "version": np.int16,
     "number": np.float64,
     "key": np.uint64,
     "end": np.int64,
@@ -81,10 +82,11 @@ class Pending:
         rows: Indices,
         hashes: Hashes,
         cells: Indices,
+        versions: npt.NDArray[np.int16],
         loss: LossName,
         horizon: int,
     ) -> Ints:
-        """Keep `rows` of the batch, with these hashes and cells, and give their serial numbers."""
+        """Keep `rows` of the batch, of these hashes, cells and versions; give their serials."""
         n, times = rows.size, batch.time[rows]
         serial = np.arange(self._first + self._n, self._first + self._n + n)
         generation = self._with_room(n, horizon // GENERATIONS)
@@ -95,6 +97,8 @@ class Pending:
         self._append("labelled", np.zeros(n, np.bool_))
         if batch.cluster is not None or "cluster" in self._used:
             self._append("cluster", _cluster_hashes(batch)[rows])
+        if versions.any() or "version" in self._used:
+            self._append("version", versions)
         outputs = outputs_of(loss, batch)
         self._append_outputs(outputs.take(rows) if n < len(batch) else outputs)
         self._n += n
@@ -154,6 +158,12 @@ class Pending:
         if "cluster" not in self._used:
             return np.zeros(serials.size, np.uint64)
         return self._at("cluster", serials)
+
+    def version(self, serials: Ints) -> npt.NDArray[np.int16]:
+        """The versions that made these predictions, 0 where they don't say."""
+        if "version" not in self._used:
+            return np.zeros(serials.size, np.int16)
+        return self._at("version", serials)
 
     def is_labelled(self, serials: Ints) -> Bools:
         """Which of these have had their label."""

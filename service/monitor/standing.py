@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -10,9 +11,11 @@ import numpy.typing as npt
 from detectors.confidence import TYPICAL_RATE, combined_interval, rate_interval
 from detectors.summary import EXPOSURE, LABELS, LOSS, ROWS, SQUARED
 from service.ingest.events import Floats
-from service.monitor.monitor import Monitor
 from service.monitor.slices import ROOT
 from service.monitor.watch import heavier
+
+if TYPE_CHECKING:
+    from service.monitor.monitor import Monitor
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +47,8 @@ def standing(monitor: Monitor, since: int | None = None, until: int | None = Non
         typical = monitor.watch.typical_rate
     elif sums[ROOT, LOSS] > 0:
         typical = float(sums[ROOT, LOSS] / sums[ROOT, EXPOSURE])
-    loss, lower, upper = _rates_with_limits(sums, dispersion, typical)
-    of_rest = _rates_with_limits(rest, dispersion, typical)
+    loss, lower, upper = rates_with_limits(sums, dispersion, typical)
+    of_rest = rates_with_limits(rest, dispersion, typical)
     both = (np.stack(pair) for pair in zip((loss, lower, upper), of_rest, strict=True))
     gap_lower, gap_upper = combined_interval(np.array([1.0, -1.0]), *both)
     gap = loss - of_rest[0]
@@ -64,7 +67,7 @@ def standing(monitor: Monitor, since: int | None = None, until: int | None = Non
     )
 
 
-def _rates_with_limits(
+def rates_with_limits(
     sums: npt.NDArray[np.float64], dispersion: Floats, typical: float
 ) -> tuple[Floats, Floats, Floats]:
     """Rates of slices, and between what they are, however often one looks."""

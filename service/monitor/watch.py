@@ -50,7 +50,7 @@ WATCHING: Final = (
 )  # classes of streams that the budget is spent on
 
 
-_LABELLED_DTYPES: Final = (np.intp, np.int64, np.uint64, *[np.float64] * 5)
+_LABELLED_DTYPES: Final = (np.intp, np.int64, np.uint64, *[np.float64] * 5, np.int16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,7 @@ class Labelled:
     capped: Floats  # in [0, 1] or a few edits, as the detectors take it
     exposure: Floats
     evidence_weight: Floats  # as the detectors weigh it: 1 within a named stratum
+    version: npt.NDArray[np.int16]  # of the model, by `monitor.versions`
 
     def __len__(self) -> int:
         return self.cell.size
@@ -81,6 +82,13 @@ class Labelled:
                 for name, dtype in names
             )
         )
+
+    @classmethod
+    def of_columns(cls, columns: list[Any]) -> Labelled:
+        """The rows whose columns were saved; versions were not, once."""
+        if len(columns) < len(cls.__slots__):
+            columns = [*columns, np.zeros(columns[0].size, np.int16)]
+        return cls(*columns)
 
     def take(self, rows: Indices) -> Labelled:
         """The rows at these places."""
@@ -110,6 +118,7 @@ class Watch:
     def __init__(self, rates: CellRates, tolerance: float, budget: Budget) -> None:
         self.rates = rates
         self.budget = budget
+        self.for_versions = 0.0  # of the slices' share, at this tick
         self.disparity = Disparity(1.0 + tolerance)
         self.everyone = Everyone(1.0 + tolerance)
         self.improvement = ErrorRate(downwards=True)  # of the streams that `everyone` watches
@@ -243,10 +252,11 @@ class Watch:
         expected, compound = _due(membership, summary.sums, due)
         usual = np.full(len(slices), self.compound[ROOT])
         usual[: self.compound.size] = self.compound
+        heavier = self.scale * compound / usual
         return Outcomes(
             membership @ (self.scale * summary.sums[:, CAPPED]),
             expected,
-            np.maximum(self.scale * compound / (MARGIN * usual), 1.0),
+            np.where(np.abs(np.log(heavier)) > np.log(MARGIN), heavier, 1.0),  # else it is chance
         )
 
     def detect(
@@ -258,8 +268,8 @@ class Watch:
         hazard[ROOT] = 0.0
         clumps = self._clumping()
         streams = Outcomes(
-            _complements(outcomes.observed, self.parts),
-            _complements(outcomes.expected, self.parts),
+            complements(outcomes.observed, self.parts),
+            complements(outcomes.expected, self.parts),
             None if outcomes.spread is None else outcomes.spread[np.full(len(self.everyone), ROOT)],
         )
         self.improvement.gather(streams, spend, np.zeros(len(self.everyone), np.bool_))
@@ -276,6 +286,7 @@ class Watch:
         slices = self.budget.hazard("slices", orders[1:], seconds, WATCHING)
         if self.calibration is not None:
             slices *= self.calibration.factor(self.budget.alerts_a_week)
+        slices *= 1.0 - self.for_versions
         return np.append(everyone, slices)
 
     def scatter(self, n_slices: int) -> Floats:
@@ -472,7 +483,7 @@ def heavier(sums: Floats) -> Floats:
     return ratio
 
 
-def _complements(per_slice: Floats, parts: list[int]) -> Floats:
+def complements(per_slice: Floats, parts: list[int]) -> Floats:
     """The whole model, then the model without each part."""
     return np.concatenate([per_slice[:1], np.maximum(per_slice[ROOT] - per_slice[parts], 0.0)])
 

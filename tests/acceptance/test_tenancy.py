@@ -68,6 +68,7 @@ class Row:
 
     scopes: frozenset[str]
     body: Any = None
+    query: str = ""  # what else the path asks for
     is_whose: str | None = None  # the path names an object of a tenant: alert, endpoint, model
 
 
@@ -79,6 +80,7 @@ ROWS: Final = {
     ("GET", "/v1/models"): Row(READS),
     ("GET", "/v1/models/{model:path}"): Row(READS, is_whose="model"),
     ("GET", "/v1/models/{model:path}/slices"): Row(READS, is_whose="model"),
+    ("GET", "/v1/models/{model:path}/compare"): Row(READS, is_whose="model", query="?versions=1,2"),
     ("PUT", "/v1/models/{model:path}"): Row(MANAGES, {}),  # makes the caller's own
     ("PUT", "/v1/models/{model:path}/reference"): Row(MANAGES, [{"id": "x", "model": "m"}]),
     ("GET", "/v1/alerts"): Row(READS),
@@ -133,7 +135,9 @@ class House:
         if kind is not KeyKind.NONE:
             headers["authorization"] = f"Bearer {self.keys[kind]}"
         content = None if row.body is None else json.dumps(row.body)
-        return self.client.request(method, at(path, ids), content=content, headers=headers)
+        return self.client.request(
+            method, at(path, ids) + row.query, content=content, headers=headers
+        )
 
 
 def at(path: str, ids: dict[str, str]) -> str:

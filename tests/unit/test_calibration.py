@@ -64,6 +64,7 @@ def labelled(
         capped=loss,
         exposure=ones,
         evidence_weight=ones,
+        version=np.zeros(ones.size, np.int16),
     )
 
 
