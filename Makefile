@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 SYNCED := $(VENV)/.synced
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check check-grafana format bench bench-client bench-scrape bench-detectors test-faults soak fuzz tour
+.PHONY: help venv demo test check check-grafana format bench bench-client bench-scrape bench-detectors bench-labels test-faults soak fuzz tour
 .DELETE_ON_ERROR:
 
 help: ## say what there is
@@ -82,6 +82,9 @@ bench-scrape: $(SYNCED) ## what Prometheus costs: 10,000 slice series during ful
 
 bench-detectors: $(SYNCED) ## false alarms and delays beside river's; FULL=1 writes detectors/BENCH.md
 	$(BIN)/python -m tests.benchmarks.bench_detectors $(if $(FULL),--full)
+
+bench-labels: $(SYNCED) ## how soon bad slices are found with the label plan; FULL=1 writes detectors/LABEL_PLAN.md
+	$(BIN)/python -m tests.benchmarks.bench_labels $(if $(FULL),--full)
 
 fuzz: $(SYNCED) ## each decoder of ingest, FUZZ_SECONDS=60 a door, guided by coverage
 	for door in json arrow otlp otlp-json cloudevents capture gzip zstd; do \

@@ -32,6 +32,7 @@ from service.clock import Clock, SystemClock
 from service.database import Database
 from service.deadlines import protocol
 from service.engine import compare_routes as comparing
+from service.engine import label_plan_routes as labelling
 from service.engine import routes as models
 from service.engine.coverage import not_watched
 from service.engine.engine import Engine, Phase
@@ -150,7 +151,7 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
     )
     app.add_middleware(BodyCap, metrics=metrics)
     app.add_middleware(audit.Audit, services=lambda: app.state.services)
-    for part in (ingest, comparing, models, alerts, silences, notify, audit, evidence):
+    for part in (ingest, comparing, labelling, models, alerts, silences, notify, audit, evidence):
         app.include_router(part.router)
     app.include_router(foreign.otlp)
     app.include_router(foreign.cloudevents)

@@ -80,6 +80,7 @@ ROWS: Final = {
     ("GET", "/v1/models"): Row(READS),
     ("GET", "/v1/models/{model:path}"): Row(READS, is_whose="model"),
     ("GET", "/v1/models/{model:path}/slices"): Row(READS, is_whose="model"),
+    ("GET", "/v1/models/{model:path}/label-plan"): Row(READS, is_whose="model", query="?budget=9"),
     ("GET", "/v1/models/{model:path}/compare"): Row(READS, is_whose="model", query="?versions=1,2"),
     ("PUT", "/v1/models/{model:path}"): Row(MANAGES, {}),  # makes the caller's own
     ("PUT", "/v1/models/{model:path}/reference"): Row(MANAGES, [{"id": "x", "model": "m"}]),
