@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 SYNCED := $(VENV)/.synced
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check check-grafana format bench bench-client bench-scrape bench-detectors bench-labels test-faults soak fuzz tour
+.PHONY: help venv demo test check check-grafana format bench bench-client bench-scrape bench-detectors bench-labels bench-slices test-faults soak fuzz tour
 .DELETE_ON_ERROR:
 
 help: ## say what there is
@@ -85,6 +85,9 @@ bench-detectors: $(SYNCED) ## false alarms and delays beside river's; FULL=1 wri
 
 bench-labels: $(SYNCED) ## how soon bad slices are found with the label plan; FULL=1 writes detectors/LABEL_PLAN.md
 	$(BIN)/python -m tests.benchmarks.bench_labels $(if $(FULL),--full)
+
+bench-slices: $(SYNCED) ## how often the slices that got worse are named, and those alone; FULL=1 writes the page
+	$(BIN)/python -m tests.benchmarks.bench_slices $(if $(FULL),--full)
 
 fuzz: $(SYNCED) ## each decoder of ingest, FUZZ_SECONDS=60 a door, guided by coverage
 	for door in json arrow otlp otlp-json cloudevents capture gzip zstd; do \

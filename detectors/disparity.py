@@ -163,6 +163,17 @@ class Disparity:
         self.evidence[crossed] = 0.0
         return Detections(crossed, own[crossed], rest[crossed])
 
+    def renew(
+        self, slices: npt.NDArray[np.intp], dispersion_own: float, dispersion_share: float
+    ) -> None:
+        """Watch others in the places of these slices, of whom nothing is known yet."""
+        self.own.renew(slices, dispersion_own)
+        self.evidence[slices] = 0.0
+        self.dispersion[slices] = dispersion_share
+        self.ratios[slices] = ratios_for(np.full(slices.size, dispersion_share))
+        self.shape[slices] = self.rate[slices] = PRIOR
+        self.release(slices)
+
     def hold(self, slices: npt.NDArray[np.intp], left_behind: bool = False) -> None:
         """An incident begins: these slices are neither tested nor learnt from until `release`."""
         self.open[slices] = True

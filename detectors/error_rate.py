@@ -126,6 +126,13 @@ class ErrorRate:
         """Begin again with these slices, after an alarm or a recovery."""
         self.evidence[slices] = 0.0
 
+    def renew(self, slices: npt.NDArray[np.intp], dispersion: float) -> None:
+        """Watch others in the places of these slices, of whom nothing is known yet."""
+        self.reset(slices)
+        self.dispersion[slices] = dispersion
+        self.ratios[slices] = self._alternatives(np.full(slices.size, dispersion))
+        self.shape[slices] = self.rate[slices] = PRIOR
+
     def update(self, outcomes: Outcomes, hazard: Floats) -> Detections:
         """Fold one tick in and report slices whose loss has risen.
 

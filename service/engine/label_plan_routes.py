@@ -12,11 +12,11 @@ from service.auth import Scope
 from service.engine.fold import Fold
 from service.engine.routes import Limit, ModelName, Reader, Running
 from service.errors import NotFound
+from service.monitor.admission import FIRST
 from service.monitor.config import Duration, seconds
 from service.monitor.detectable import Detectable, detectable, detectable_json
 from service.monitor.label_plan import LabelPlan, label_plan
 from service.monitor.monitor import Monitor
-from service.monitor.slices import FIRST
 
 router = APIRouter(tags=["models"])
 

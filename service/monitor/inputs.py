@@ -147,6 +147,13 @@ class Inputs:
         """Nothing: they are described to who asks."""
         return []
 
+    def in_use(self) -> list[int]:
+        """None: they are counted by cell."""
+        return []
+
+    def renew(self, places: Indices) -> None:
+        """Nothing to do: they are counted by cell."""
+
     def save(self) -> dict[str, Any]:
         """The counts."""
         return {"reference": _trim(self.reference), "since": _trim(self.since)}

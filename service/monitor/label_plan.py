@@ -14,9 +14,10 @@ import numpy as np
 from detectors.label_plan import inclusion_probabilities, suspicion
 from detectors.summary import ROWS
 from service.ingest.events import Floats
+from service.monitor.admission import ABSENT, FIRST
 from service.monitor.history import HOUR
 from service.monitor.monitor import SECOND, Monitor
-from service.monitor.slices import ABSENT, FIRST, ROOT, Slices
+from service.monitor.slices import ROOT, Slices
 from service.monitor.watch import Watch
 
 WEEK: Final = 7 * 24 * HOUR
@@ -76,7 +77,7 @@ def suspicions(watch: Watch, slices: Slices, seconds: float) -> Floats:
     if not watch.everyone_improved:
         meter = np.minimum(meter, disparity.own.meter)
     held = np.zeros(len(slices))
-    spent = watch.hazards(slices.orders()[:n], min(seconds, REMEMBERED_SECONDS))
+    spent = watch.hazards(slices, min(seconds, REMEMBERED_SECONDS))[:n]
     held[:n] = suspicion(meter, spent)
     held[:n][disparity.open] = 0.0
     held[ROOT] = 0.0

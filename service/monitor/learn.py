@@ -11,13 +11,15 @@ from typing import Any, Final
 
 import numpy as np
 
-from service.ingest.events import EventBatch, Floats, Value
+from service.ingest.events import Categories, EventBatch, Floats, Value
+from service.monitor.bands import Bands, as_number
 from service.monitor.config import LossName, MonitorConfig
 
 LEARN_ROWS: Final = 1_000
 MAX_DIMENSIONS: Final = 8  # learnt ones; a configuration may state 16
 MAX_DIMENSION_VALUES: Final = 64  # a learnt dimension has no more
 FEW_VALUES: Final = 10  # so many are few, however few rows there are yet
+NUMERIC_SHARE: Final = 0.95  # of an attribute's rows that are numbers, from which it is numeric
 MAX_SIGNALS: Final = 256
 QUANTILES: Final = (0.1, 0.3, 0.5, 0.7, 0.9)
 TOP_VALUES: Final = 10
@@ -46,6 +48,7 @@ class Schema:
     loss: LossName
     dimensions: tuple[str, ...]
     signals: tuple[Signal, ...]
+    bands: tuple[tuple[str, Bands], ...] = ()  # of dimensions whose values are numbers
 
     def save(self) -> dict[str, Any]:
         """The schema as plain values."""
@@ -53,23 +56,26 @@ class Schema:
             "loss": self.loss,
             "dimensions": list(self.dimensions),
             "signals": [[s.name, s.kind, list(s.cuts), list(s.values)] for s in self.signals],
+            "bands": [[name, bands.save()] for name, bands in self.bands],
         }
 
     @classmethod
     def restore(cls, state: dict[str, Any]) -> Schema:
         """The schema that `save` gave."""
         signals = (Signal(n, k, tuple(cuts), tuple(v)) for n, k, cuts, v in state["signals"])
-        return cls(state["loss"], tuple(state["dimensions"]), tuple(signals))
+        bands = ((name, Bands.restore(cuts)) for name, cuts in state["bands"])
+        return cls(state["loss"], tuple(state["dimensions"]), tuple(signals), tuple(bands))
 
 
 def learn(config: MonitorConfig, rows: EventBatch) -> Schema:
     """The schema that `config` states and `rows` complete."""
+    dimensions = learn_dimensions(rows) if config.dimensions is None else config.dimensions
+    bands = {name: learn_bands(rows.attributes.get(name)) for name in dimensions}
     return Schema(
         loss=config.loss or learn_loss(rows),
-        dimensions=tuple(
-            learn_dimensions(rows) if config.dimensions is None else config.dimensions
-        ),
+        dimensions=tuple(dimensions),
         signals=tuple(_signals(config, rows))[:MAX_SIGNALS],
+        bands=tuple((name, of) for name, of in bands.items() if of is not None),
     )
 
 
@@ -98,11 +104,35 @@ def learn_loss(rows: EventBatch) -> LossName:
 
 
 def learn_dimensions(rows: EventBatch) -> list[str]:
-    """Attributes with few enough values to slice by, fewest first; constants slice nothing."""
+    """Attributes to slice by: those with few enough values, fewest first, then numbers by bands.
+
+    Constants slice nothing, and many whole numbers may be ids: whoever means a quantity states it.
+    """
     most = min(MAX_DIMENSION_VALUES, max(FEW_VALUES, len(rows) // 10))
     counts = {name: len(column.used()) for name, column in rows.attributes.items()}
-    sizes = {name: count for name, count in counts.items() if 2 <= count <= most}
+    sizes = {
+        name: count
+        for name, count in counts.items()
+        if 2 <= count <= most or _is_measured(rows.attributes[name])
+    }
     return sorted(sizes, key=lambda name: (sizes[name], name))[:MAX_DIMENSIONS]
+
+
+def learn_bands(column: Categories | None) -> Bands | None:
+    """The bands of an attribute whose values are many and numbers; None of any other."""
+    if column is None or len(column.used()) <= MAX_DIMENSION_VALUES:
+        return None
+    of_values = [as_number(value) for value in column.values]
+    numbers = [of_values[code] for code in column.codes.tolist() if code >= 0]
+    known = np.array([number for number in numbers if number is not None])
+    return Bands.of(known) if known.size >= NUMERIC_SHARE * len(numbers) else None
+
+
+def _is_measured(column: Categories) -> bool:
+    """Whether an attribute is a quantity beyond doubt: numbers, and not all of them whole."""
+    if learn_bands(column) is None:
+        return False
+    return not all((as_number(value) or 0.0).is_integer() for value in column.used())
 
 
 def _signals(config: MonitorConfig, rows: EventBatch) -> list[Signal]:

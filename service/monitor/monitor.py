@@ -15,7 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from detectors import Budget, Detections, Outcomes
+from detectors.summary import LABELS, ROWS
 from service.ingest.events import LABEL, PREDICTION, Bools, Codes, EventBatch, Floats
+from service.monitor.admission import ABSENT
 from service.monitor.config import Matured, MonitorConfig, ReferenceRows, seconds
 from service.monitor.findings import Finding
 from service.monitor.history import HOUR, History
@@ -31,12 +33,14 @@ from service.monitor.observer import Look, Looks, Observer
 from service.monitor.outside import Outside
 from service.monitor.rollout import RolloutWatch
 from service.monitor.silence import LIVE, Silence
-from service.monitor.slices import ABSENT, Slices
+from service.monitor.slices import Slices
 from service.monitor.stream_clock import StreamClock
 from service.monitor.versions import Numbers, Versions
 from service.monitor.watch import Labelled, Watch
 
 SECOND: Final = 1_000_000  # microseconds
+SETTLE_EVERY: Final = 24 * HOUR
+RETIRED_AFTER: Final = 14 * 24 * HOUR  # without a row
 MIN_REFERENCE_LABELS: Final = 50
 MAX_REFERENCE_LABELS: Final = 200_000
 MAX_WEIGHT: Final = 50.0  # of a label chosen with probability 0.02 or less
@@ -84,7 +88,7 @@ class Monitor:
     def __init__(self, config: MonitorConfig, schema: Schema, tick_seconds: int) -> None:
         self.config = config
         self.schema = schema
-        self.slices = Slices(list(schema.dimensions), config.order)
+        self.slices = Slices(list(schema.dimensions), config.order, bands=dict(schema.bands))
         self.join = Join(schema.loss, seconds(config.label_horizon) * SECOND)
         self.inputs = Inputs(schema.signals)
         self.silence = Silence()
@@ -101,6 +105,7 @@ class Monitor:
         self.outside = Outside(config)
         self.reference: list[Labelled] = []  # labelled rows until the reference is complete
         self.reference_until = 0  # the predictions' stream time when it was
+        self.settled_at = 0  # the predictions' time at which slices were last settled
         self.forgotten_at = 0  # stream time at which the join last forgot what is past the horizon
         self.closed_until = (
             0  # event hours before this are counted; 0 where labels count on arrival
@@ -147,13 +152,14 @@ class Monitor:
         if self.watch is None:
             self._learn_reference(rows, tick)
             return []
+        self._settle(tick.rows_at)
         self.watch.grow(self.slices)
         self.watch.for_versions = self.rollout.share
         outcomes = self.watch.outcomes(self.watch.summary(rows, self.slices), self.slices)
         uneven = worldwide = Detections.none()
         if self.config.is_within_budget:
             uneven, worldwide = self.watch.detect(
-                outcomes, self.slices.orders(), n_ticks * self.clock.tick / SECOND
+                outcomes, self.slices, n_ticks * self.clock.tick / SECOND
             )
         outside = self.outside.update(rows, self.slices, self.history)
         reconsidered = self.incidents.reconsider(self, self.watch, tick.at)
@@ -184,6 +190,33 @@ class Monitor:
     def pass_time(self, now: int) -> list[Finding]:
         """What the wall clock alone tells of a model whose rows came as they were made."""
         return self.silence.of_everyone(self, now) if self.silence.lag <= LIVE else []
+
+    def _settle(self, at: int) -> None:
+        """Once a day of the predictions' time, see who is gone, and who came and has no place."""
+        if self.watch is None or at < self.settled_at + SETTLE_EVERY:
+            return
+        self.settled_at = at
+        rows = self._traffic(at - RETIRED_AFTER)
+        in_use = [
+            *self.watch.in_use().tolist(),
+            *self.outside.in_use(len(self.slices)).tolist(),
+            *self.incidents.open,
+            *self.incidents.over,
+            *self.rollout.in_use(),
+        ]
+        for observer in self.observers:
+            in_use += observer.in_use()
+        renewed = self.slices.settle(rows, np.unique(np.array(in_use, np.intp)))
+        self.watch.renew(renewed)
+        self.rollout.renew(renewed)
+        for observer in self.observers:
+            observer.renew(renewed)
+
+    def _traffic(self, since: int | None) -> Floats:
+        """Rows of each cell; a label counts too, for it may be all that says who somebody is."""
+        sums = self.history.cells_between(self.slices.n_cells, since=since)
+        traffic: Floats = sums[:, ROWS] + sums[:, LABELS]
+        return traffic
 
     def _clocked(self, batch: EventBatch, received_at: int) -> tuple[Bools, list[Tick]]:
         """Move both clocks on by the batch: rows that are refused, and ticks that fall due.
@@ -412,6 +445,8 @@ class Monitor:
         reference = replace(reference, capped=self._capped(reference.loss))
         before = self.watch
         self.incidents = Incidents()  # what was told of them was by the reference before
+        if before is None:
+            self.slices.settle(self._traffic(None))
         self.watch = learn_watch(reference, self.slices, self.config)
         if before is not None:
             self.watch.take_over(before)
@@ -421,7 +456,7 @@ class Monitor:
             replace(rows, capped=self._capped(rows.loss)) for rows in self._since_tick
         ]
         self.reference = []
-        self.reference_until = rows_at
+        self.reference_until = self.settled_at = rows_at
 
     def reconfigure(self, config: MonitorConfig) -> None:
         """Take up what may change while watching: tolerance, budget, horizon, shown rows."""
@@ -467,6 +502,7 @@ class Monitor:
             "numbers": [
                 self.reference_until,
                 self.closed_until,
+                self.settled_at,
                 self.forgotten_at,
                 self.cap,
                 self.n_predictions,
@@ -502,6 +538,7 @@ class Monitor:
         (
             monitor.reference_until,
             monitor.closed_until,
+            monitor.settled_at,
             monitor.forgotten_at,
             monitor.cap,
             monitor.n_predictions,

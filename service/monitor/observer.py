@@ -85,6 +85,12 @@ class Observer(Protocol):
     def look(self, monitor: Monitor, look: Look) -> list[Finding]:
         """What the predictions since the last look say, all of which were added."""
 
+    def in_use(self) -> list[int]:
+        """Slices whose places something rests on: an open alert."""
+
+    def renew(self, places: Indices) -> None:
+        """Other slices stand in these places from now on."""
+
     def save(self) -> dict[str, Any]:
         """The state."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from detectors.single_stream import Rows, SingleStream
 from detectors.summary import ROWS
@@ -56,6 +57,10 @@ class Outside:
         last = reference.take(np.arange(first, len(reference)))
         for fleet in self.fleets:
             fleet.warm_up(self._pairs(last, slices))
+
+    def in_use(self, n_slices: int) -> npt.NDArray[np.intp]:
+        """Slices whose places these detectors rest on: all, where there are any."""
+        return np.arange(n_slices if self.fleets or self.open else 0)
 
     def update(self, rows: Labelled, slices: Slices, history: History) -> dict[int, str]:
         """Feed a tick's rows; open the slices whose loss rose, and give which detector says so.

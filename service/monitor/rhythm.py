@@ -43,6 +43,11 @@ class Rhythm:
             before = getattr(self, name)
             setattr(self, name, np.concatenate([before, np.zeros((n_new, before.shape[1]))]))
 
+    def renew(self, streams: npt.NDArray[np.intp]) -> None:
+        """Watch others in the places of these streams, of whom nothing is known yet."""
+        for name in ("counts", "gathered", "squares", "due"):
+            getattr(self, name)[streams] = 0.0
+
     def note(self, hour: int, counts: Floats) -> None:
         """Add what came in an hour."""
         slot = hour % HOURS_A_WEEK

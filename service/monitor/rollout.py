@@ -108,6 +108,15 @@ class RolloutWatch:
     def _is_gone(self, monitor: Monitor) -> bool:
         return monitor.row_clock.now // HOUR - monitor.versions.newest_hour > GONE_HOURS
 
+    def in_use(self) -> list[int]:
+        """Slices with an alert."""
+        return [slice_ for slice_, _ in self.open]
+
+    def renew(self, places: Indices) -> None:
+        """Other slices stand in these places: nothing is held against them."""
+        if self.fleet is not None:
+            self.fleet.begin_again(places[places < len(self.fleet)])
+
     def _grow(self, monitor: Monitor, watch: Watch) -> None:
         assert self.fleet is not None  # noqa: S101 - it is watched
         n_new = len(monitor.slices) - len(self.fleet)

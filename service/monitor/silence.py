@@ -105,10 +105,22 @@ class Silence:
         self._learn(hour, rows, due, CALM * hazard(monitor, len(self.streams), look.seconds))
         return findings
 
+    def in_use(self) -> list[int]:
+        """Slices that are silent."""
+        return [self.streams[place] for place in self.open]
+
+    def renew(self, places: Indices) -> None:
+        """Other slices stand in these places: of each stream there nothing is known yet."""
+        streams = np.flatnonzero(np.isin(self.streams, places))
+        self.rhythm.renew(streams)
+        self.fleet.renew(streams, 1.0)
+        self._first_hour[streams], self._well_at[streams] = -1, self.looked_at
+        self._seen[streams] = self._low[streams] = 0.0
+
     def _grow(self, slices: Slices) -> None:
         orders = slices.orders()
-        known = self.streams[-1] if self.streams else -1
-        new = [s for s in range(known + 1, len(slices)) if orders[s] <= 1]
+        known = set(self.streams)
+        new = [s for s in range(len(slices)) if orders[s] <= 1 and s not in known]
         self.streams += new
         n = len(new)
         self.rhythm.grow(len(self.streams))

@@ -227,6 +227,20 @@ class Watch:
             self.disparity.grow(np.full(n_new, own), np.full(n_new, share))
             self.recovery.grow(n_new)
 
+    def renew(self, places: Indices) -> None:
+        """Watch other slices in these places, as ones that are seen first now."""
+        places = places[places < len(self.disparity)]
+        self.disparity.renew(places, *self.new_dispersion)
+        self.recovery.close(places)
+        compound = self.compound.copy()
+        compound[places[places < compound.size]] = compound[ROOT]
+        self.compound = compound
+
+    def in_use(self) -> Indices:
+        """Slices whose places something rests on: an open alert, or the model without them."""
+        open_ = np.flatnonzero((self.recovery.midpoint > 0) | self.disparity.open)
+        return np.union1d(open_, self.parts).astype(np.intp)
+
     def summary(self, rows: Labelled, slices: Slices) -> Summary:
         """A tick's rows, with what is due of them at their hours of the week."""
         season = self.season.factors(rows.hour) if self.season.is_known else None
@@ -260,10 +274,10 @@ class Watch:
         )
 
     def detect(
-        self, outcomes: Outcomes, orders: Indices, seconds: float
+        self, outcomes: Outcomes, slices: Slices, seconds: float
     ) -> tuple[Detections, Detections]:
         """One tick through the fleets: slices that got worse unevenly, and the model at large."""
-        hazard = self.hazards(orders, seconds)
+        hazard = self.hazards(slices, seconds)
         spend = np.full(len(self.everyone), hazard[ROOT])
         hazard[ROOT] = 0.0
         clumps = self._clumping()
@@ -280,14 +294,19 @@ class Watch:
         )
         return uneven, self.everyone.update(streams, spend)
 
-    def hazards(self, orders: Indices, seconds: float) -> Floats:
-        """What each slice may spend on a tick; row 0 is the model at large."""
-        everyone = self.budget.hazard("everyone", orders[:1], seconds, WATCHING)
-        slices = self.budget.hazard("slices", orders[1:], seconds, WATCHING)
+    def hazards(self, slices: Slices, seconds: float) -> Floats:
+        """What each slice may spend on a tick; row 0 is the model at large.
+
+        What is retired spends nothing, and what it might have is the others'.
+        """
+        orders, live = slices.orders(), np.flatnonzero(slices.live())[1:]
+        hazard = np.zeros(orders.size)
+        hazard[:1] = self.budget.hazard("everyone", orders[:1], seconds, WATCHING)
+        hazard[live] = self.budget.hazard("slices", orders[live], seconds, WATCHING)
         if self.calibration is not None:
-            slices *= self.calibration.factor(self.budget.alerts_a_week)
-        slices *= 1.0 - self.for_versions
-        return np.append(everyone, slices)
+            hazard[live] *= self.calibration.factor(self.budget.alerts_a_week)
+        hazard[1:] *= 1.0 - self.for_versions
+        return hazard
 
     def scatter(self, n_slices: int) -> Floats:
         """How far counts scatter, for intervals: without the margin that guards evidence.

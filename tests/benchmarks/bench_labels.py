@@ -141,7 +141,7 @@ def _planned(slices: Slices, fleet: Fleet, n_labels: float, held: Floats) -> Flo
 
 def _tick(watch: Watch, slices: Slices, rows: Labelled) -> Indices:
     outcomes = watch.outcomes(watch.summary(rows, slices), slices)
-    uneven, _ = watch.detect(outcomes, slices.orders(), HOUR_SECONDS)
+    uneven, _ = watch.detect(outcomes, slices, HOUR_SECONDS)
     watch.learn_season(rows, slices)
     return uneven.slices
 

@@ -26,7 +26,7 @@ def catalogue() -> Slices:
     """Slices of one dimension, a cell a value."""
     slices = Slices(["ward"], order=1)
     for value in range(N_VALUES):
-        slices._code(0, f"w{value}")
+        slices._values[0].code(f"w{value}", 1)
     codes = np.arange(N_VALUES + 2, dtype=np.int32)[2:]
     slices.cells_of(np.stack([codes, np.zeros_like(codes)], axis=1))  # of no stratum
     return slices
@@ -134,7 +134,7 @@ def _alarms(watch: Watch, week: Labelled, slices: Slices) -> int:
     for start, stop in pairwise(bounds):
         summary = week.take(np.arange(start, stop)).summary(slices.n_cells)
         outcomes = watch.outcomes(summary, slices)
-        n_alarms += len(watch.detect(outcomes, slices.orders(), 3600.0)[0])
+        n_alarms += len(watch.detect(outcomes, slices, 3600.0)[0])
     return n_alarms
 
 

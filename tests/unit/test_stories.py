@@ -36,12 +36,12 @@ def a_replay(ratios: dict[tuple[str, str], float], hours: int = 4) -> Replay:
     for hour in range(hours):
         at = np.full(cells.size, START // HOUR + hour)
         history.add_labels(at, cells, ones, lost, lost, DUE * ones)
-    inside = [
+    inside: list[list[float]] = [
         [float(set(name) <= {("floor", floor), ("accent", accent)}) for floor, accent in CELLS]
         for name in NAMES
     ]
-    n_slices = len(NAMES)
-    return Replay(history, csr_array(np.array(inside)), ones, START, np.ones(n_slices), 1.0)
+    membership = csr_array(np.array(inside).reshape(len(NAMES), len(CELLS)))
+    return Replay(history, membership, ones, START, np.ones(len(NAMES)), 1.0)
 
 
 def told(

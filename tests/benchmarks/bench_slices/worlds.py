@@ -97,6 +97,7 @@ class Told:
     first: Slice | None  # the first that was told
     n_told: int  # disparities that someone was told began
     worldwide: int  # the same of the whole model
+    n_true: int  # incidents: the bad slices, and where everybody got worse that
     delays: tuple[float, ...]  # hours, of each bad slice; NaN where it was not named
 
     @property
@@ -144,9 +145,9 @@ def _rates(rng: np.random.Generator, sizes: tuple[int, ...]) -> Floats:
         shape = [1] * len(sizes)
         shape[d] = size
         log_rate = log_rate + 0.25 * rng.standard_normal(size).reshape(shape)
-    rates = np.exp(log_rate).ravel()
-    bounded: Floats = np.minimum(RATE * rates / rates.mean(), 0.5)
-    return bounded
+    rates: Floats = np.exp(log_rate).ravel()
+    limited: Floats = np.minimum(RATE * rates / rates.mean(), 0.5)
+    return limited
 
 
 def _bad(rng: np.random.Generator, world: World, weights: list[Floats]) -> Truth:
@@ -206,6 +207,7 @@ def tell(world: World, replicate: int, seed: int = 41) -> Told:
         first=uneven[0].slice if uneven else None,
         n_told=len(uneven),
         worldwide=len(told) - len(uneven),
+        n_true=world.n_bad + (world.common != 1.0),
         delays=tuple(_delay(slice_, uneven, world.onset) for slice_ in truth.bad),
     )
 
