@@ -26,7 +26,7 @@ from msgspec.structs import replace
 from service.alerts.alert import Alert, Transition, alert_id, fingerprint
 from service.alerts.causes import CAUSES, likely_causes, same_causes
 from service.alerts.hierarchy import head_of, taken_over
-from service.monitor.findings import OUTSIDE_BUDGET, TAKEN_BACK, Finding, State, slice_text
+from service.monitor.findings import BY_RULE, OUTSIDE_BUDGET, TAKEN_BACK, Finding, State, slice_text
 
 # What happens to an alert in a state (None: there is none) of which a finding says a state.
 TRANSITIONS: Final[Mapping[tuple[State | None, State], str]] = {
@@ -274,6 +274,8 @@ def _why(finding: Finding) -> str:
         return finding.reason
     if finding.evidence.mode == OUTSIDE_BUDGET:
         return f"a detector {OUTSIDE_BUDGET} says so"
+    if finding.evidence.mode == BY_RULE:
+        return "a rule is broken"
     if finding.effect.because == "left_behind":
         return "evidence of a wider gap at 1"
     return "evidence at 1" if finding.evidence.rest is None else "both kinds of evidence at 1"

@@ -13,6 +13,7 @@ import msgspec
 from msgspec.structs import replace
 
 OUTSIDE_BUDGET: Final = "outside the budget"  # mode of evidence that no promise covers
+BY_RULE: Final = "rule"  # mode of what no promise covers and needs none: it is not chance
 TAKEN_BACK: Final = "later labels took the evidence back"
 
 Slice = tuple[tuple[str, str], ...]  # (dimension, value) sorted by dimension; () is the whole model
@@ -72,7 +73,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     own_reference: float
     rest: float | None
     alarm_at: float
-    mode: str  # "proven", "calibrated" or OUTSIDE_BUDGET
+    mode: str  # "proven", "calibrated", OUTSIDE_BUDGET or BY_RULE
     false_alerts: str  # the budget in words: "1 per 7d"
 
 

@@ -31,6 +31,7 @@ from service.monitor.naming import Namer
 from service.monitor.null_weeks import learn_watch
 from service.monitor.observer import Look, Looks, Observer
 from service.monitor.outside import Outside
+from service.monitor.quality import Quality
 from service.monitor.rollout import RolloutWatch
 from service.monitor.silence import LIVE, Silence
 from service.monitor.slices import Slices
@@ -92,7 +93,7 @@ class Monitor:
         self.join = Join(schema.loss, seconds(config.label_horizon) * SECOND)
         self.inputs = Inputs(schema.signals)
         self.silence = Silence()
-        self.observers: tuple[Observer, ...] = (self.inputs, self.silence)
+        self.observers: tuple[Observer, ...] = (self.inputs, self.silence, Quality(config))
         self.looks = Looks(tick_seconds)
         self.history = History()
         self.versions = Versions()
