@@ -24,6 +24,7 @@ Hashes = npt.NDArray[np.uint64]
 
 PREDICTION: Final = 1  # bits of EventBatch.kind; a row with its truth inside carries both
 LABEL: Final = 2
+ANNOTATOR: Final = "annotator"  # the attribute of a label that names who gave it
 INPUT: Final = 4  # of a prediction that comes in two rows: what went in, without PREDICTION
 OUTPUT: Final = 8  # and what came out
 
@@ -254,13 +255,15 @@ class EventBatch:
         )
 
     def labels_only(self) -> EventBatch:
-        """The same rows with no more than what a label gives."""
+        """The same rows with no more than what a label gives, and who gave it."""
+        by = self.attributes.get(ANNOTATOR)
         return EventBatch(
             ids=self.ids,
             kind=self.kind,
             time=self.time,
             model=self.model,
             version=self.version,
+            attributes={} if by is None else {ANNOTATOR: by},
             truth=self.truth,
             stratum=self.stratum,
             loss=self.loss,

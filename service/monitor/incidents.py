@@ -181,9 +181,10 @@ class Incidents:
             namer.release(slice_)
         self.over.pop(slice_, None)
         finding = self._told(namer, slice_, incident, State.RETRACTED, incident.until * HOUR)
-        metric = finding.effect.metric
+        effect, metric = finding.effect, finding.effect.metric
+        rest = "" if effect.rest_after is None else f" beside {shown(effect.rest_after, metric)}"
         return finding.with_reason(
-            f"{TAKEN_BACK}: with them it is {shown(finding.effect.after, metric)} "
+            f"{TAKEN_BACK}: with them it is {shown(effect.after, metric)}{rest} "
             f"in the hours that were told as {shown(incident.after, metric)}"
         )
 

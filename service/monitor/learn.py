@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from service.ingest.events import Categories, EventBatch, Floats, Value
+from service.ingest.events import ANNOTATOR, Categories, EventBatch, Floats, Value
 from service.monitor.bands import Bands, as_number
 from service.monitor.config import LossName, MonitorConfig
 
@@ -107,13 +107,14 @@ def learn_dimensions(rows: EventBatch) -> list[str]:
     """Attributes to slice by: those with few enough values, fewest first, then numbers by bands.
 
     Constants slice nothing, and many whole numbers may be ids: whoever means a quantity states it.
+    Nor does who gave the label slice: that says how labels come, and not who is served.
     """
     most = min(MAX_DIMENSION_VALUES, max(FEW_VALUES, len(rows) // 10))
     counts = {name: len(column.used()) for name, column in rows.attributes.items()}
     sizes = {
         name: count
         for name, count in counts.items()
-        if 2 <= count <= most or _is_measured(rows.attributes[name])
+        if name != ANNOTATOR and (2 <= count <= most or _is_measured(rows.attributes[name]))
     }
     return sorted(sizes, key=lambda name: (sizes[name], name))[:MAX_DIMENSIONS]
 

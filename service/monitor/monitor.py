@@ -16,7 +16,16 @@ import numpy.typing as npt
 
 from detectors import Budget, Detections, Outcomes
 from detectors.summary import LABELS, ROWS
-from service.ingest.events import LABEL, PREDICTION, Bools, Codes, EventBatch, Floats
+from service.ingest.events import (
+    ANNOTATOR,
+    LABEL,
+    PREDICTION,
+    Bools,
+    Categories,
+    Codes,
+    EventBatch,
+    Floats,
+)
 from service.monitor.admission import ABSENT
 from service.monitor.config import Matured, MonitorConfig, ReferenceRows, seconds
 from service.monitor.findings import Finding
@@ -25,6 +34,7 @@ from service.monitor.incidents import Incidents
 from service.monitor.inputs import Inputs
 from service.monitor.join import Indices, Join, Matched
 from service.monitor.label_delay import LabelDelay
+from service.monitor.label_process import LabelProcess
 from service.monitor.learn import Schema
 from service.monitor.losses import RATIO_LOSSES, SCALED_LOSSES, score
 from service.monitor.naming import Namer
@@ -93,7 +103,14 @@ class Monitor:
         self.join = Join(schema.loss, seconds(config.label_horizon) * SECOND)
         self.inputs = Inputs(schema.signals)
         self.silence = Silence()
-        self.observers: tuple[Observer, ...] = (self.inputs, self.silence, Quality(config))
+        self.label_process = LabelProcess()
+        # in this order: how labels come is judged by the rows that silence has counted
+        self.observers: tuple[Observer, ...] = (
+            self.inputs,
+            self.silence,
+            self.label_process,
+            Quality(config),
+        )
         self.looks = Looks(tick_seconds)
         self.history = History()
         self.versions = Versions()
@@ -280,7 +297,7 @@ class Monitor:
     ) -> list[Finding]:
         """Count the rows of a stretch in their order, and look where a tick falls due."""
         findings: list[Finding] = []
-        labelled, at_row, adding = self._score(rows)
+        labelled, at_row, adding, annotators = self._score(rows)
         self.n_unscored += len(rows.labels) - len(labelled)
         new = rows.predictions
         hours, new_cells, versions = part.time[new] // HOUR, cells[new], versions[new]
@@ -296,7 +313,8 @@ class Monitor:
             self.history.add_rows(hours[counted], new_cells[counted], versions[counted])
             self.versions.count(versions[counted], hours[counted])
             self.n_predictions += next_row - row
-            self._sum(labelled.between(label, next_label), adding[label:next_label])
+            among = slice(label, next_label)
+            self._sum(labelled.between(label, next_label), adding[among], _at(annotators, among))
             row, label, was_learning = next_row, next_label, self.watch is None
             look = None if tick is None else tick.look
             if tick is not None and look is None:
@@ -310,9 +328,9 @@ class Monitor:
                 findings += [f for observer in self.observers for f in observer.look(self, look)]
         return findings
 
-    def _score(self, rows: Matched) -> tuple[Labelled, Indices, Indices]:
-        """Losses of the labels that met their prediction, the rows at which they did, and what
-        cells the labels themselves add: none, if no label says more than its prediction.
+    def _score(self, rows: Matched) -> tuple[Labelled, Indices, Indices, Categories]:
+        """Losses of the labels that met their prediction, the rows at which they did, what cells
+        the labels themselves add (none, if no label says more than its prediction), and by whom.
         """
         loss, exposure = score(self.schema.loss, rows.outputs, rows.labels, self.config.normaliser)
         fits = np.flatnonzero(~np.isnan(loss))
@@ -323,6 +341,7 @@ class Monitor:
         judged_by = weight.copy()
         if rows.labels.stratum is not None:
             judged_by[rows.labels.stratum.present[fits]] = 1.0
+        given_by = rows.labels.attributes.get(ANNOTATOR) or Categories.absent(len(rows.labels))
         published = loss[fits]
         if self.config.loss_scale is not None:
             published = np.minimum(published, self.config.loss_scale * exposure[fits])
@@ -337,7 +356,7 @@ class Monitor:
             evidence_weight=judged_by,
             version=rows.version[fits],
         )
-        return labelled, rows.at_row[fits], self._adding(rows.label_cell[fits])
+        return labelled, rows.at_row[fits], self._adding(rows.label_cell[fits]), _at(given_by, fits)
 
     def _adding(self, label_cells: Indices) -> Indices:
         levels = self.slices.levels[label_cells]
@@ -358,13 +377,17 @@ class Monitor:
         capped: Floats = np.minimum(loss, self.cap) / unit
         return capped
 
-    def _sum(self, labelled: Labelled, adding: Indices) -> None:
+    def _sum(self, labelled: Labelled, adding: Indices, given_by: Categories) -> None:
         """Count labelled rows, in the cells that their labels add to."""
+        annotators = self.label_process.annotators_of(given_by, self.watch is None)
+        evidence = self.label_process.are_evidence(annotators)
         labelled = replace(
             labelled,
             cell=self._labelled_cells(labelled.cell, adding),
             capped=self._capped(labelled.loss),
+            evidence_weight=np.where(evidence, labelled.evidence_weight, 0.0),
         )
+        self.label_process.count(labelled.hour, labelled.cell, labelled.weight, annotators)
         self.history.add_labels(
             labelled.hour,
             labelled.cell,
@@ -448,6 +471,7 @@ class Monitor:
         self.incidents = Incidents()  # what was told of them was by the reference before
         if before is None:
             self.slices.settle(self._traffic(None))
+        self.label_process.begin()
         self.watch = learn_watch(reference, self.slices, self.config)
         if before is not None:
             self.watch.take_over(before)
@@ -471,7 +495,7 @@ class Monitor:
         """Take a set of labelled predictions as the reference; give how many could be scored."""
         cells = self.slices.assign(batch)
         rows = Join(self.schema.loss, self.join.horizon).match(batch, cells)
-        labelled, _, adding = self._score(rows)
+        labelled, _, adding, _ = self._score(rows)
         labelled = replace(labelled, cell=self._labelled_cells(labelled.cell, adding))
         for observer in self.observers:
             observer.add(batch, rows.predictions, cells[rows.predictions], True)
@@ -548,6 +572,10 @@ class Monitor:
             monitor._n_ticks,
         ) = state["numbers"]
         return monitor
+
+
+def _at(column: Categories, rows: Indices | slice) -> Categories:
+    return Categories(column.codes[rows], column.values)
 
 
 def _columns(rows: Labelled) -> list[Any]:

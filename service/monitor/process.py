@@ -26,9 +26,6 @@ Indices = npt.NDArray[np.intp]
 
 N_QUESTIONS: Final = 3  # silence, labels, composition: each has as much of their class's budget
 HOURS_TO_KNOW: Final = 24  # of a stream before anything is held against it
-# Evidence, times what a look may spend, below which is learnt what is usual and how it scatters:
-# chance reaches more seldom, and what leads up to an alarm is not how counts are while all is well.
-CALM: Final = 100.0
 
 
 def hazard(monitor: Monitor, n_streams: int, seconds: float) -> Floats:
@@ -113,3 +110,9 @@ def rates(metric: str, before: float, after: float, rows: float, labels: float =
         rows=int(rows),
         labels=int(labels),
     )
+
+
+def used(by_cell: Floats) -> Floats:
+    """Without the empty cells at the end, which are spare room."""
+    some = np.flatnonzero(by_cell)
+    return by_cell[: int(some[-1]) + 1].copy() if some.size else np.zeros(0)

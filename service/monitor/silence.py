@@ -8,19 +8,17 @@ held by, downwards. Of everyone the usual rows of each hour are due, while no ro
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from detectors import ErrorRate, Outcomes
 from service.clock import to_rfc3339
-from service.ingest.events import EventBatch, Floats, Ints
-from service.monitor.findings import Finding, Kind, Severity, State, slice_text
+from service.ingest.events import Bools, EventBatch, Floats, Ints
+from service.monitor.findings import Finding, Kind, Severity, Slice, State, slice_text
+from service.monitor.held import Held, Open
 from service.monitor.history import HOUR
 from service.monitor.observer import Look
 from service.monitor.process import (
-    CALM,
     HOURS_TO_KNOW,
     Indices,
     a_finding,
@@ -29,8 +27,8 @@ from service.monitor.process import (
     hazard,
     rates,
     share_inside,
+    used,
 )
-from service.monitor.rhythm import Rhythm
 from service.monitor.slices import ROOT
 
 if TYPE_CHECKING:
@@ -39,23 +37,12 @@ if TYPE_CHECKING:
 
 FAR_BELOW: Final = 0.5  # times what is due: a slice that sends more is not silent
 LARGEST_SHARE: Final = 0.9  # of all rows; who sends more is missed as everyone is
-ENOUGH_BACK: Final = 10.0  # rows that were due, over the dispersion, from which it may be back
 STEPS_AN_HOUR: Final = 6  # at which everyone's silence is looked at
 STEP: Final = HOUR // STEPS_AN_HOUR
 LONGEST: Final = 8 * 24  # hours; who is not missed by then never sent enough to be
 LIVE: Final = HOUR  # rows older than that when they came are a replay: no wall clock is theirs
 # log e of an hour without a row, a row that was due: half of them against a tenth of them
 _NATS_A_ROW: Final = FAR_BELOW - 0.1
-
-
-@dataclass(slots=True)
-class Stopped:
-    """A slice that is silent."""
-
-    onset: int
-    due_an_hour: float  # as told
-    back_rows: float = 0.0  # since the last time that enough were due to say if it is back
-    back_due: float = 0.0
 
 
 class Silence:
@@ -65,17 +52,13 @@ class Silence:
 
     def __init__(self) -> None:
         self.streams: list[int] = []  # slices, everyone first
-        self.rhythm = Rhythm()
-        self.fleet = ErrorRate(FAR_BELOW, downwards=True)
-        self.open: dict[int, Stopped] = {}  # by place in `streams`
+        self.held = Held(FAR_BELOW, downwards=True)
         self.cell_rows: Floats = np.zeros(0)  # all that came, by cell
         self.lag = 0  # how old rows were when they came last, microseconds
         self.looked_at = 0
         self._since_look: Floats = np.zeros(0)  # rows, by cell
         self._first_hour: Ints = np.empty(0, np.int64)  # in which each stream had a row
         self._seen: Floats = np.zeros((0, 2))  # rows of each, and everybody's since its first
-        self._low: Floats = np.zeros((0, 3))  # rows, due and hours while it sends too little
-        self._well_at: Ints = np.empty(0, np.int64)  # when it last sent enough
 
     def add(self, batch: EventBatch, rows: Indices, cells: Indices, in_reference: bool) -> None:
         """Count predictions."""
@@ -86,10 +69,10 @@ class Silence:
     def look(self, monitor: Monitor, look: Look) -> list[Finding]:
         """Who was silent since the last look, or is back."""
         findings = self.of_everyone(monitor, look.at)
-        if ROOT in self.open:
-            findings.append(self._is_back(monitor, ROOT, look.at))
+        if ROOT in self.held.open:
+            findings.append(_is_back(monitor, (), self.held.end(ROOT, look.at), look.at))
         elif self.looked_at:  # who is not missed in hours without a row usually sends none then
-            self.rhythm.note_nothing(self.looked_at // HOUR + 1, (look.at - 1) // HOUR)
+            self.held.rhythm.note_nothing(self.looked_at // HOUR + 1, (look.at - 1) // HOUR)
         self._grow(monitor.slices)
         rows = by_slice(monitor.slices, self.streams, self._since_look)
         self.cell_rows = grown(self.cell_rows, self._since_look.size)
@@ -100,9 +83,16 @@ class Silence:
         before, self.looked_at = self.looked_at or look.at - HOUR, look.at
         span = min((look.at - before) / HOUR, 1.0)
         due = self._due(hour, rows, span)
-        findings += self._back(monitor, rows, due, look.at)
-        findings += self._gone(monitor, rows, due, span, look)
-        self._learn(hour, rows, due, CALM * hazard(monitor, len(self.streams), look.seconds))
+        names = monitor.slices.names
+        for place, stopped in self.held.over(rows, due, look.at, span):
+            findings.append(_is_back(monitor, names[self.streams[place]], stopped, look.at))
+        spend = hazard(monitor, len(self.streams), look.seconds)
+        judged = self._judged(hour)
+        for place, meter in self.held.crossed(rows, due, judged, spend, look.at, span):
+            told = self._seen[place, 0] >= monitor.config.publish_min_rows
+            if told and not self._is_explained(monitor.slices, place):
+                findings.append(self._has_gone(monitor, place, meter, look.at))
+        self._learn(hour, rows, due, self.held.calm(spend))
         return findings
 
     def in_use(self) -> list[int]:
@@ -123,127 +113,63 @@ class Silence:
         new = [s for s in range(len(slices)) if orders[s] <= 1 and s not in known]
         self.streams += new
         n = len(new)
-        self.rhythm.grow(len(self.streams))
-        self.fleet.grow(np.ones(n))
+        self.held.grow(len(self.streams), self.looked_at)
         self._first_hour = np.concatenate([self._first_hour, np.full(n, -1, np.int64)])
-        self._well_at = np.concatenate([self._well_at, np.full(n, self.looked_at, np.int64)])
         self._seen = np.concatenate([self._seen, np.zeros((n, 2))])
-        self._low = np.concatenate([self._low, np.zeros((n, 3))])
 
     def _due(self, hour: int, rows: Floats, span: float) -> Floats:
         """Rows that each stream owes to a look in which the others sent so many."""
         whole = self._seen[:, 1]
         share = np.divide(self._seen[:, 0], whole, out=np.zeros(whole.size), where=whole > 0)
-        for mean in self.rhythm.before(hour):
+        for mean in self.held.rhythm.before(hour):
             if mean[ROOT] > 0:
                 share = np.minimum(share, mean / mean[ROOT])
         share = np.minimum(share, LARGEST_SHARE)
         due: Floats = (rows[ROOT] - rows) * share / (1.0 - share)
-        due[ROOT] = self.rhythm.least_before(hour, ROOT) * span
+        due[ROOT] = self.held.rhythm.least_before(hour, ROOT) * span
         return due
 
-    def _judged(self, hour: int) -> Any:
-        known = (self._first_hour >= 0) & (hour - self._first_hour >= HOURS_TO_KNOW)
+    def _judged(self, hour: int) -> Bools:
+        known: Bools = (self._first_hour >= 0) & (hour - self._first_hour >= HOURS_TO_KNOW)
         known[ROOT] = False  # whose silence is told by the hours in which no row came
         return known
 
-    def _gone(
-        self, monitor: Monitor, rows: Floats, due: Floats, span: float, look: Look
-    ) -> list[Finding]:
-        """Streams that crossed, unless another one's silence explains them: the largest first."""
-        judged = self._judged((look.at - 1) // HOUR)
-        enough = rows >= FAR_BELOW * due
-        self._low[enough], self._well_at[enough] = 0.0, look.at
-        self._low[~enough] += np.column_stack([rows, due, np.full(rows.size, span)])[~enough]
-        scale = self.rhythm.dispersion()
-        quiet = ~judged
-        quiet[list(self.open)] = True
-        spend = hazard(monitor, len(self.streams), look.seconds)
-        self.fleet.gather(Outcomes(rows / scale, due / scale), spend, quiet)
-        meter = self.fleet.meter
-        crossed = np.flatnonzero(meter >= 1.0)
-        self.fleet.reset(crossed)
-        findings = []
-        for place in sorted(crossed.tolist(), key=lambda p: (-self._low[p, 1], p)):
-            told = self._seen[place, 0] >= monitor.config.publish_min_rows
-            if told and not self._is_explained(monitor.slices, place):
-                findings.append(self._has_gone(monitor, place, float(meter[place]), look.at))
-        return findings
-
     def _is_explained(self, slices: Slices, place: int) -> bool:
         """Whether it sends what it owes but for rows of a slice that is silent already."""
-        rows, due, _ = self._low[place]
+        rows, due, _ = self.held.off[place]
         return any(
             rows >= FAR_BELOW * due * (1.0 - share_inside(slices, slice_, other, self.cell_rows))
             for slice_ in [self.streams[place]]
-            for other in (self.streams[head] for head in self.open)
+            for other in (self.streams[head] for head in self.held.open)
         )
 
     def _has_gone(self, monitor: Monitor, place: int, meter: float, at: int) -> Finding:
-        rows, due, hours = self._low[place].tolist()
-        onset = int(self._well_at[place])
-        stopped = self.open[place] = Stopped(onset, due / max(hours, 1e-9))
+        rows = self.held.off[place, 0]
+        stopped = self.held.begin(place)
         name = monitor.slices.names[self.streams[place]]
-        now = rows / max(hours, 1e-9)
-        told = "stopped sending" if now < 0.1 * stopped.due_an_hour else "sends far less than usual"
+        told = "stopped sending" if stopped.now < 0.1 * stopped.usual else "sends far less"
         return a_finding(
             monitor,
             Kind.SILENCE,
             name,
             State.FIRING,
             Severity.WARNING,
-            onset=onset,
-            onset_until=onset + HOUR,
-            at=at,
-            effect=rates("rows_an_hour", stopped.due_an_hour, now, rows),
-            meter=meter,
-            summary=f"{slice_text(name)} {told}: {now:.3g} rows an hour since "
-            f"{to_rfc3339(onset)}, {stopped.due_an_hour:.3g} are usual.",
-            reason="evidence of too few rows at 1",
-        )
-
-    def _back(self, monitor: Monitor, rows: Floats, due: Floats, at: int) -> list[Finding]:
-        """Slices that were silent and send at least half of what they owe again."""
-        findings = []
-        dispersion = self.rhythm.dispersion()
-        for place, stopped in list(self.open.items()):
-            stopped.back_rows += float(rows[place])
-            stopped.back_due += float(due[place])
-            if stopped.back_due >= ENOUGH_BACK * dispersion[place]:
-                if stopped.back_rows >= FAR_BELOW * stopped.back_due:
-                    findings.append(self._is_back(monitor, place, at))
-                stopped.back_rows = stopped.back_due = 0.0
-        return findings
-
-    def _is_back(self, monitor: Monitor, place: int, at: int) -> Finding:
-        stopped = self.open.pop(place)
-        self._low[place], self._well_at[place] = 0.0, at
-        name = monitor.slices.names[self.streams[place]]
-        return a_finding(
-            monitor,
-            Kind.SILENCE,
-            name,
-            State.RESOLVED,
-            Severity.WARNING,
             onset=stopped.onset,
             onset_until=stopped.onset + HOUR,
             at=at,
-            effect=rates("rows_an_hour", stopped.due_an_hour, stopped.due_an_hour, 0),
-            meter=0.0,
-            summary=f"{_whom(slice_text(name))} again; nothing had come since "
-            f"{to_rfc3339(stopped.onset)}.",
-            reason="rows come again",
+            effect=rates("rows_an_hour", stopped.usual, stopped.now, rows),
+            meter=meter,
+            summary=f"{slice_text(name)} {told}: {stopped.now:.3g} rows an hour since "
+            f"{to_rfc3339(stopped.onset)}, {stopped.usual:.3g} are usual.",
+            reason="evidence of too few rows at 1",
         )
 
-    def _learn(self, hour: int, rows: Floats, due: Floats, calm_below: Floats) -> None:
+    def _learn(self, hour: int, rows: Floats, due: Floats, calm: Bools) -> None:
         """Take in streams against which nothing speaks; of the others, what they owe."""
-        quiet = np.zeros(len(rows), np.bool_)
-        quiet[list(self.open)] = True
-        calm = ~quiet & (self.fleet.meter < calm_below)
-        self.rhythm.learn(rows, due, calm & (due > 0))
+        self.held.rhythm.learn(rows, due, calm & (due > 0))
         known = calm & (self._first_hour >= 0)
         self._seen[known] += np.column_stack([rows, np.full(rows.size, rows[ROOT])])[known]
-        self.rhythm.note(hour, np.where(calm, rows, np.maximum(rows, due)))
+        self.held.rhythm.note(hour, np.where(calm, rows, np.maximum(rows, due)))
 
     def of_everyone(self, monitor: Monitor, now: int) -> list[Finding]:
         """That no row comes any more, as of `now`: the wall clock, or that of rows that come again.
@@ -253,14 +179,19 @@ class Silence:
         asks, and when.
         """
         start = self.looked_at + HOUR
-        if not self.looked_at or ROOT in self.open or now < start + HOUR or not self._is_known():
+        if (
+            not self.looked_at
+            or ROOT in self.held.open
+            or now < start + HOUR
+            or not self._is_known()
+        ):
             return []
-        dispersion = float(self.rhythm.dispersion()[ROOT])
+        dispersion = float(self.held.rhythm.dispersion()[ROOT])
         spend = float(hazard(monitor, 1, STEP / 1e6)[0]) / 2
         evidence = total = 0.0
         for step in range(min((now - start) // STEP, LONGEST * STEPS_AN_HOUR)):
             at = start + (step + 1) * STEP
-            due = self.rhythm.least_before((at - 1) // HOUR, ROOT) / STEPS_AN_HOUR
+            due = self.held.rhythm.least_before((at - 1) // HOUR, ROOT) / STEPS_AN_HOUR
             total += due
             evidence = (evidence + spend) * np.exp(_NATS_A_ROW * due / dispersion)
             if evidence >= 1.0 and at >= start + HOUR:
@@ -268,13 +199,13 @@ class Silence:
         return []
 
     def _is_known(self) -> bool:
-        return int((self.rhythm.hours >= 0).sum()) >= HOURS_TO_KNOW
+        return int((self.held.rhythm.hours >= 0).sum()) >= HOURS_TO_KNOW
 
     def _nobody_sends(
         self, monitor: Monitor, onset: int, at: int, due: float, evidence: float
     ) -> Finding:
         due_an_hour = due / ((at - onset) / HOUR)
-        self.open[ROOT] = Stopped(onset, due_an_hour)
+        self.held.open[ROOT] = Open(onset, due_an_hour, 0.0)
         return a_finding(
             monitor,
             Kind.SILENCE,
@@ -295,37 +226,41 @@ class Silence:
         """The state."""
         return {
             "streams": self.streams,
-            "rhythm": self.rhythm.save(),
-            "fleet": self.fleet.save(),
-            "open": [[place, *astuple(stopped)] for place, stopped in self.open.items()],
-            "cell_rows": _used(self.cell_rows),
-            "since_look": _used(self._since_look),
+            "held": self.held.save(),
+            "cell_rows": used(self.cell_rows),
+            "since_look": used(self._since_look),
             "first_hour": self._first_hour.copy(),
             "seen": self._seen.copy(),
-            "low": self._low.copy(),
-            "well_at": self._well_at.copy(),
             "numbers": [self.lag, self.looked_at],
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take up the state that `save` gave."""
         self.streams = list(state["streams"])
-        self.rhythm.restore(state["rhythm"])
-        self.fleet.restore(state["fleet"])
-        self.open = {place: Stopped(*columns) for place, *columns in state["open"]}
+        self.held.restore(state["held"])
         self.cell_rows = np.array(state["cell_rows"])
         self._since_look = np.array(state["since_look"])
         self._first_hour = np.array(state["first_hour"])
-        self._seen, self._low = np.array(state["seen"]), np.array(state["low"])
-        self._well_at = np.array(state["well_at"])
+        self._seen = np.array(state["seen"])
         self.lag, self.looked_at = state["numbers"]
+
+
+def _is_back(monitor: Monitor, name: Slice, stopped: Open, at: int) -> Finding:
+    return a_finding(
+        monitor,
+        Kind.SILENCE,
+        name,
+        State.RESOLVED,
+        Severity.WARNING,
+        onset=stopped.onset,
+        onset_until=stopped.onset + HOUR,
+        at=at,
+        effect=rates("rows_an_hour", stopped.usual, stopped.usual, 0),
+        meter=0.0,
+        summary=f"{_whom(slice_text(name))} again, as before {to_rfc3339(stopped.onset)}.",
+        reason="rows come again",
+    )
 
 
 def _whom(slice_: str) -> str:
     return "Predictions come" if slice_ == "everyone" else f"{slice_} sends"
-
-
-def _used(by_cell: Floats) -> Floats:
-    """Without the empty cells at the end, which are spare room."""
-    used = np.flatnonzero(by_cell)
-    return by_cell[: int(used[-1]) + 1].copy() if used.size else np.zeros(0)
