@@ -207,7 +207,7 @@ class LabelProcess:
         """Whether each slice has its part of the labels that came of its hours' predictions."""
         silence = monitor.silence
         labels = by_slice(monitor.slices, silence.streams, self._cells)
-        rhythm = silence.held.rhythm
+        rhythm = silence.sent
         hours = hour - np.arange(HOURS_A_WEEK)
         rows = np.where(rhythm.hours[hours % HOURS_A_WEEK] == hours, 1.0, 0.0)
         rows = rows * rhythm.counts[:, hours % HOURS_A_WEEK]

@@ -29,6 +29,7 @@ from service.monitor.process import (
     share_inside,
     used,
 )
+from service.monitor.rhythm import Rhythm
 from service.monitor.slices import ROOT
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class Silence:
     def __init__(self) -> None:
         self.streams: list[int] = []  # slices, everyone first
         self.held = Held(FAR_BELOW, downwards=True)
+        self.sent = Rhythm()  # what each sent in the last week; `held` has what it owed instead
         self.cell_rows: Floats = np.zeros(0)  # all that came, by cell
         self.lag = 0  # how old rows were when they came last, microseconds
         self.looked_at = 0
@@ -114,6 +116,7 @@ class Silence:
         self.streams += new
         n = len(new)
         self.held.grow(len(self.streams), self.looked_at)
+        self.sent.grow(len(self.streams))
         self._first_hour = np.concatenate([self._first_hour, np.full(n, -1, np.int64)])
         self._seen = np.concatenate([self._seen, np.zeros((n, 2))])
 
@@ -170,6 +173,7 @@ class Silence:
         known = calm & (self._first_hour >= 0)
         self._seen[known] += np.column_stack([rows, np.full(rows.size, rows[ROOT])])[known]
         self.held.rhythm.note(hour, np.where(calm, rows, np.maximum(rows, due)))
+        self.sent.note(hour, rows)
 
     def of_everyone(self, monitor: Monitor, now: int) -> list[Finding]:
         """That no row comes any more, as of `now`: the wall clock, or that of rows that come again.
@@ -227,6 +231,7 @@ class Silence:
         return {
             "streams": self.streams,
             "held": self.held.save(),
+            "sent": self.sent.save(),
             "cell_rows": used(self.cell_rows),
             "since_look": used(self._since_look),
             "first_hour": self._first_hour.copy(),
@@ -238,6 +243,7 @@ class Silence:
         """Take up the state that `save` gave."""
         self.streams = list(state["streams"])
         self.held.restore(state["held"])
+        self.sent.restore(state["sent"])
         self.cell_rows = np.array(state["cell_rows"])
         self._since_look = np.array(state["since_look"])
         self._first_hour = np.array(state["first_hour"])
