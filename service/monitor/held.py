@@ -68,6 +68,12 @@ class Held:
         self.off = np.concatenate([self.off, np.zeros((n_new, 3))])
         self.well_at = np.concatenate([self.well_at, np.full(n_new, at, np.int64)])
 
+    def renew(self, places: npt.NDArray[np.intp], at: int) -> None:
+        """Other streams stand in these places: nothing is known of them yet."""
+        self.rhythm.renew(places)
+        self.fleet.renew(places, 1.0)
+        self.off[places], self.well_at[places] = 0.0, at
+
     def _within(self, counts: Floats, due: Floats) -> Bools:
         limit = self.tolerance * due
         within: Bools = counts >= limit if self.downwards else counts <= limit

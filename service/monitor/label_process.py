@@ -43,6 +43,7 @@ from service.monitor.slices import ROOT
 
 if TYPE_CHECKING:
     from service.monitor.monitor import Monitor
+    from service.monitor.silence import Silence
 
 MAX_ANNOTATORS: Final = 200  # of a model; more are one
 RETAINED_HOURS: Final = 35 * 24
@@ -63,7 +64,8 @@ class LabelProcess:
 
     name = "labels"
 
-    def __init__(self) -> None:
+    def __init__(self, silence: Silence) -> None:
+        self.silence = silence  # which slices are watched, and what each sent
         self.held = {
             "arrivals": Held(FEWER, downwards=True),
             "delay": Held(MORE, downwards=False, patience_hours=A_DAY),
@@ -159,6 +161,18 @@ class LabelProcess:
         self._by[:] = 0.0
         return findings
 
+    def in_use(self) -> list[int]:
+        """Slices whose labelling is told as changed."""
+        open_ = {place for name in ("fewer", "more") for place in self.held[name].open}
+        return [self.silence.streams[place] for place in sorted(open_)]
+
+    def renew(self, places: Indices) -> None:
+        """Other slices stand in these places: of their labels there nothing is known yet."""
+        streams = np.flatnonzero(np.isin(self.silence.streams, places))
+        for name in ("fewer", "more"):
+            held = self.held[name]
+            held.renew(streams[streams < len(held)], self.looked_at)
+
     def _note_rows(self, hour: int) -> None:
         slot = hour % RETAINED_HOURS
         if self.hours[slot] != hour:
@@ -205,7 +219,7 @@ class LabelProcess:
         self, monitor: Monitor, look: Look, span: float, hour: int, is_known: bool
     ) -> list[Finding]:
         """Whether each slice has its part of the labels that came of its hours' predictions."""
-        silence = monitor.silence
+        silence = self.silence
         labels = by_slice(monitor.slices, silence.streams, self._cells)
         rhythm = silence.sent
         hours = hour - np.arange(HOURS_A_WEEK)
@@ -312,7 +326,7 @@ class LabelProcess:
     def _slice(self, monitor: Monitor, name: str, place: int) -> Slice:
         if name in _EVERYONES:
             return ()
-        return monitor.slices.names[monitor.silence.streams[place]]
+        return monitor.slices.names[self.silence.streams[place]]
 
     def _over(self, monitor: Monitor, name: str, place: int, known: Open, at: int) -> Finding:
         return a_finding(

@@ -103,7 +103,7 @@ class Monitor:
         self.join = Join(schema.loss, seconds(config.label_horizon) * SECOND)
         self.inputs = Inputs(schema.signals)
         self.silence = Silence()
-        self.label_process = LabelProcess()
+        self.label_process = LabelProcess(self.silence)
         # in this order: how labels come is judged by the rows that silence has counted
         self.observers: tuple[Observer, ...] = (
             self.inputs,

@@ -99,15 +99,14 @@ class Silence:
 
     def in_use(self) -> list[int]:
         """Slices that are silent."""
-        return [self.streams[place] for place in self.open]
+        return [self.streams[place] for place in self.held.open]
 
     def renew(self, places: Indices) -> None:
         """Other slices stand in these places: of each stream there nothing is known yet."""
         streams = np.flatnonzero(np.isin(self.streams, places))
-        self.rhythm.renew(streams)
-        self.fleet.renew(streams, 1.0)
-        self._first_hour[streams], self._well_at[streams] = -1, self.looked_at
-        self._seen[streams] = self._low[streams] = 0.0
+        self.held.renew(streams, self.looked_at)
+        self.sent.renew(streams)
+        self._first_hour[streams], self._seen[streams] = -1, 0.0
 
     def _grow(self, slices: Slices) -> None:
         orders = slices.orders()
