@@ -71,7 +71,8 @@ class Quality:
         self._cells = [FeatureSums(), FeatureSums()]  # since the last look: the reference, now
         self._last: Floats = np.empty((0, 0))  # token of the newest row of each cell
         self._range: Floats = np.empty((2, 0))  # of the reference's numbers, by feature
-        # By slice of order 0 and 1, in the order of their appearance:
+        self._slices: Indices = np.zeros(0, np.intp)  # of order 0 and 1, in order of appearance
+        # By them:
         self._usual, self._learning, self._stretch = (FeatureSums() for _ in range(3))
         self._beside = FeatureSums()  # since the whole model was judged
         self._began: list[int] = []  # microseconds, each stretch
@@ -131,7 +132,7 @@ class Quality:
 
     def look(self, monitor: Monitor, look: Look) -> list[Finding]:
         """Judge each slice that has rows enough since it was last judged."""
-        slices = np.flatnonzero(monitor.slices.orders() <= 1)
+        slices = self._slices = np.flatnonzero(monitor.slices.orders() <= 1)
         membership = monitor.slices.membership()
         learnt, now = (cells.rolled_up(membership, slices) for cells in self._cells)
         self._cells = [FeatureSums(), FeatureSums()]
@@ -153,6 +154,19 @@ class Quality:
             self._began[place] = look.at
         self._looked_at, self._n_read = look.at, 0
         return findings
+
+    def in_use(self) -> list[int]:
+        """Slices with an alert."""
+        return [int(self._slices[place]) for place in self._open]
+
+    def renew(self, places: Indices) -> None:
+        """Other slices stand in these places: what is usual of them is to be learnt."""
+        rows = np.flatnonzero(np.isin(self._slices, places))
+        for sums in (self._usual, self._learning, self._stretch, self._beside):
+            sums.clear(rows[rows < len(sums)])
+        self._varies[rows[rows < len(self._varies)]] = True
+        renewed = set(rows.tolist())
+        self._broken_at = {k: at for k, at in self._broken_at.items() if k[0] not in renewed}
 
     def _excuse(self) -> None:
         """Leave alone what is constant over so many rows of the reference itself."""
@@ -334,6 +348,7 @@ class Quality:
             "slices": [
                 sums.save() for sums in (self._usual, self._learning, self._stretch, self._beside)
             ],
+            "watched": self._slices.copy(),
             "began": list(self._began),
             "varies": self._varies.copy(),
             "read": self._n_read,
@@ -357,6 +372,7 @@ class Quality:
         self._usual, self._learning, self._stretch, self._beside = map(
             FeatureSums.restore, state["slices"]
         )
+        self._slices = np.array(state["watched"], np.intp)
         self._began = list(state["began"])
         self._varies = np.array(state["varies"])
         self._n_read = state["read"]

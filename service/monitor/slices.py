@@ -236,8 +236,9 @@ class Slices:
     def settle(self, rows: Floats, kept: Indices | None = None) -> Indices:
         """Retire slices without rows; where the budget did not reach, give places to the busiest.
 
-        `rows` are those of each cell of late; slices in `kept` keep their place. Gives the places
-        in which another slice stands now.
+        `rows` are those of each cell of late; slices in `kept` keep their place, and one of a
+        single dimension gives its own to one of a single dimension. Gives the places in which
+        another slice stands now.
         """
         of_slices = self.membership() @ rows
         changed: list[int] = []
@@ -251,7 +252,15 @@ class Slices:
                 if place not in stays and self.names[place] not in wanted
             ]
             missing = [name for name in wanted if name not in self._index]
-            for name, place in zip(missing, places, strict=False):
+            singles, others = (
+                zip(
+                    [name for name in missing if (len(name) == 1) == is_single],
+                    [place for place in places if (len(self.names[place]) == 1) == is_single],
+                    strict=False,
+                )
+                for is_single in (True, False)
+            )
+            for name, place in [*singles, *others]:
                 del self._index[self.names[place]]
                 self._index[name], self.names[place] = place, name
                 changed.append(place)
