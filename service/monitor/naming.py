@@ -26,6 +26,7 @@ from service.monitor.findings import (
     slice_text,
 )
 from service.monitor.history import HOUR
+from service.monitor.losses import SCALED_LOSSES
 from service.monitor.severity import CRITICAL_RATIO, severity_of
 from service.monitor.slices import ROOT
 from service.monitor.stories import Story, Teller
@@ -276,8 +277,11 @@ class Namer:
         """Loss of the slice and of the rest, before the onset and since."""
         history, n_cells = self.monitor.history, self.slices.n_cells
         membership = self.slices.membership()[[ROOT, slice_], :]
-        before = membership @ history.cells_between(n_cells, until=onset)
-        after = membership @ history.cells_between(n_cells, since=onset, until=until)
+        since = history.cells_between(n_cells, since=onset, until=until)
+        normal = history.cells_between(n_cells, until=onset)
+        if not normal[:, EXPOSURE].any():  # it began so long ago that nothing before it is kept
+            normal = self._as_due(since)
+        before, after = membership @ normal, membership @ since
         rates = [_rate(sums[1]) for sums in (before, after)]
         alone = slice_ == ROOT
         rest = [None if alone else _rate(sums[0] - sums[1]) for sums in (before, after)]
@@ -298,6 +302,13 @@ class Namer:
             rows=_shown_rows(after[1]),
             labels=int(after[1][LABELS]),
         )
+
+    def _as_due(self, sums: Floats) -> Floats:
+        """The same rows of each cell, had they lost what the reference expects of them."""
+        unit = self.monitor.cap if self.monitor.schema.loss in SCALED_LOSSES else 1.0
+        as_due = sums.copy()
+        as_due[:, LOSS] = unit * self.watch.rates.predict(self.slices.levels) * sums[:, EXPOSURE]
+        return as_due
 
 
 def gap_interval(

@@ -17,6 +17,7 @@ from service.ingest.events import LABEL, PREDICTION, Categories, EventBatch, Val
 from service.monitor.attribution import Replay
 from service.monitor.findings import Severity, slice_text
 from service.monitor.history import HOUR, History
+from service.monitor.naming import Namer
 from tests.rows import (
     SECOND,
     START,
@@ -60,6 +61,23 @@ def test_the_effect_is_the_loss_of_slice_and_rest_before_the_onset_and_since() -
     assert effect.interval is not None
     assert effect.interval[0] < effect.gap_widened_by < effect.interval[1]
     assert effect.interval[0] > 0
+
+
+def test_before_an_onset_that_is_not_retained_is_what_was_due() -> None:
+    fold = Fold()
+    fold.apply(a_configuration({"reference": {"rows": 600}}))
+    fold_in(fold, Stream(2_000, bad={"floor": "3"}, apart=30 * MINUTE).rows(), 5_000)
+    known = fold.model("acme", "m")
+    assert known is not None
+    monitor = known[0].monitor
+    assert monitor is not None
+    assert monitor.watch is not None
+    floor = monitor.slices.find((("floor", "3"),))
+    assert floor is not None
+    effect = Namer(monitor, monitor.watch, monitor.clock.now).effect(floor, START - HOUR)
+    assert effect.before == pytest.approx(0.1, abs=0.05)  # not 0: of 600 rows, a quarter of them
+    assert effect.rest_before == pytest.approx(0.1, abs=0.05)
+    assert effect.after > 0.2
 
 
 def by_prediction(rows: EventBatch) -> list[tuple[str | None, int, int, bool]]:
