@@ -51,6 +51,8 @@ WAITING_LABELS: Final = Cap(
     "labels of a model whose prediction has not come",
     Overflow.FORGET_OLDEST,
 )
+PLACES: Final = Cap("values", 1_000, "values of a dimension that have a place", Overflow.MERGE)
+SLICES: Final = Cap("slices", 2_000, "slices of a model", Overflow.MERGE)
 TENANT_ROWS: Final = "tenant_rows"
 TENANT_BYTES: Final = "tenant_bytes"
 SESSIONS: Final = Cap("sessions", 100, "browsers signed in with a key", Overflow.FORGET_OLDEST)
@@ -76,6 +78,8 @@ def caps(settings: Settings) -> tuple[Cap, ...]:
         HALVES,
         PENDING,
         WAITING_LABELS,
+        PLACES,
+        SLICES,
         SESSIONS,
         ENDPOINTS,
         SILENCES,

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from service.limits import PLACES
+
 ABSENT: Final = 0  # codes of a dimension's values
 OTHER: Final = 1
 FIRST: Final = 2
 
 FREE_VALUES: Final = 500  # have a place as they come
-MAX_VALUES: Final = 1_000  # of a dimension; more are `other`
+MAX_VALUES: Final = PLACES.limit  # of a dimension; more are `other`
 STRETCH_ROWS: Final = 5_000  # rows of the model after which values may be admitted
 FREQUENT: Final = 2_000  # values whose counts are kept from one stretch to the next
 LEAST_ROWS: Final = 20  # of a value, to be admitted

@@ -14,7 +14,7 @@ import numpy as np
 from service.ingest.events import LABEL, PREDICTION, EventBatch, hash_ids
 from service.ingest.frame import from_frame, to_frame
 from service.ingest.halves import Halves, is_half
-from service.limits import HALVES
+from service.limits import HALVES, PLACES, SLICES
 from service.monitor.config import MonitorConfig, ReferenceRows
 from service.monitor.findings import Finding
 from service.monitor.learn import LEARN_ROWS, learn
@@ -78,10 +78,12 @@ class Model:
 
     @property
     def overflowed(self) -> Counter[str]:
-        """What gave way to something newer so far, by cap."""
+        """What gave way to something newer, or went to `other`, so far, by cap."""
         waited = Counter({HALVES.name: self.halves.n_overflowed})
         if self._monitor is not None:
             waited.update(self._monitor.join.overflowed)
+            waited[PLACES.name] = self._monitor.slices.n_rows_other
+            waited[SLICES.name] = self._monitor.slices.n_past_budget
         return waited
 
     def pass_time(self, now: int) -> list[Finding]:

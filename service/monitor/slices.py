@@ -23,6 +23,7 @@ import numpy.typing as npt
 from scipy.sparse import csr_array
 
 from service.ingest.events import Codes, EventBatch, Floats, Hashes
+from service.limits import SLICES
 from service.monitor import admission
 from service.monitor.admission import ABSENT, FIRST, OTHER, Values
 from service.monitor.bands import Bands
@@ -32,7 +33,7 @@ Bools = npt.NDArray[np.bool_]
 Indices = npt.NDArray[np.intp]
 
 MAX_CELLS: Final = 50_000  # combinations; more fall into the cell whose every value is `other`
-MAX_SLICES: Final = 2_000
+MAX_SLICES: Final = SLICES.limit
 ROOT: Final = 0  # the slice of all rows
 STAYING: Final = 2.0  # times its rows that a slice which has a place counts for
 
