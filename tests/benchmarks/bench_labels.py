@@ -106,6 +106,8 @@ def run(world: World, every: int, replicate: int) -> Found:
 
 def _catalogue(n: int) -> Slices:
     slices = Slices(["segment"], 1)
+    for i in range(n):  # a place for each, however little traffic it has
+        slices._values[0]._admit(f"s{i}")
     segments = Categories(np.arange(n, dtype=np.int32), [f"s{i}" for i in range(n)])
     none = Categories.absent(n)
     ids, kind = [""] * n, np.full(n, PREDICTION, np.uint8)
