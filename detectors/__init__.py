@@ -4,6 +4,9 @@
 `Everyone`    has it risen for the model at large?
 `Disparity`   is this slice getting worse than the rest?
 `Recovery`    has a slice with an open incident come back?
+`OwnInputs`   are this slice's inputs what they were?
+`InputShift`  have they moved, and otherwise than everyone else's?
+`InputsEverywhere`  have they moved for the model at large?
 `SingleStream`  one of river's detectors for each slice, outside the budget
 `Budget`      how the promised rate of false alerts is spent on them
 `Calibration` by how much hazards may be raised until the promise is what is measured
@@ -21,6 +24,7 @@ from detectors.calibration import Calibration
 from detectors.contract import Detections, Detector, ShapeError
 from detectors.disparity import Disparity
 from detectors.error_rate import ErrorRate, Everyone, Recovery
+from detectors.input_shift import InputsEverywhere, InputShift, OwnInputs
 from detectors.multiplicity import Budget
 from detectors.reference import (
     CellRates,
@@ -31,6 +35,7 @@ from detectors.reference import (
     least_dispersion,
 )
 from detectors.season import Season
+from detectors.shares import Shares, dispersion_of_shares
 from detectors.single_stream import ParameterError, Rows, SingleStream
 from detectors.summary import Outcomes, Summary
 
@@ -43,15 +48,20 @@ __all__ = [
     "Disparity",
     "ErrorRate",
     "Everyone",
+    "InputShift",
+    "InputsEverywhere",
     "Outcomes",
+    "OwnInputs",
     "ParameterError",
     "Recovery",
     "Rows",
     "Season",
     "ShapeError",
+    "Shares",
     "SingleStream",
     "Summary",
     "Units",
+    "dispersion_of_shares",
     "dispersion_own",
     "dispersion_share",
     "fit_cell_rates",

@@ -34,6 +34,7 @@ class Detections:
     slices: Indices  # shape (m,)
     own_reference: Floats  # shape (m,): evidence against the slice's own past; an alarm needs 1
     rest: Floats | None  # shape (m,): evidence against the rest of the model, where it is asked
+    streams: Indices | None = None  # shape (m,): which of the slice's signals, where it has several
 
     def __len__(self) -> int:
         return int(self.slices.size)
