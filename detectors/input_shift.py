@@ -144,6 +144,15 @@ class OwnInputs:
         for slice_, stream in zip(slices.tolist(), streams.tolist(), strict=True):
             self.evidence[:, slice_, self.signals == stream] = 0.0
 
+    def renew(self, slices: Indices, dispersion: Floats) -> None:
+        """Watch others in the places of these slices, of whom nothing is known yet.
+
+        `dispersion`, shape (n_signals,), is what counts of each are to be divided by.
+        """
+        self.dispersion[slices] = dispersion
+        self.hits[slices] = self.rows[slices] = 0.0
+        self.evidence[:, slices] = 0.0
+
     def update(self, shares: Shares, hazard: Floats) -> Detections:
         """Fold one tick in and report signals of slices that are not what they were.
 
@@ -303,6 +312,15 @@ class InputShift:
     def release(self, slices: Indices) -> None:
         """Their incident is over, for all signals."""
         self.open[slices] = False
+
+    def renew(self, slices: Indices, dispersion_own: Floats, dispersion_rest: Floats) -> None:
+        """Watch others in the places of these slices, as `OwnInputs.renew`."""
+        self.own.renew(slices, dispersion_own)
+        self.dispersion[slices] = dispersion_rest
+        for counts in (self.hits, self.rows, self.rest_hits, self.rest_rows):
+            counts[slices] = 0.0
+        self.evidence[:, slices] = 0.0
+        self.release(slices)
 
     def _gather_rest(self, shares: Shares, hazard: Floats) -> None:
         signals, others = self.own.signals, rest_of_shares(shares)

@@ -47,7 +47,7 @@ def model_json(name: str, model: Model) -> dict[str, Any]:
         "loss": monitor.schema.loss if monitor else model.config.loss,
         "normaliser": _normaliser(model),
         "dimensions": list(monitor.slices.dimensions) if monitor else model.config.dimensions,
-        "features": {s.name: s.kind for s in monitor.schema.signals} if monitor else {},
+        "features": monitor.schema.features if monitor else {},
         "slices": len(monitor.slices) if monitor else 0,
         "rows_other": monitor.slices.n_rows_other if monitor else 0,
         "slices_past_budget": monitor.slices.n_past_budget if monitor else 0,
@@ -175,11 +175,16 @@ def model_view(fold: Fold, tenant: str, name: str) -> ModelView | None:
     )
 
 
-def inputs_view(fold: Fold, tenant: str, name: str, slice_: Slice) -> list[Histogram]:
-    """Every feature of one slice of a model and of everyone else, in the reference and since."""
+def inputs_view(
+    fold: Fold, tenant: str, name: str, slice_: Slice, since: int | None = None
+) -> list[Histogram]:
+    """Every feature of one slice of a model and of everyone else, in the reference and since then.
+
+    Without an instant: since the reference.
+    """
     known = fold.model(tenant, name)
     monitor = None if known is None else known[0].monitor
     index = None if monitor is None else monitor.slices.find(slice_)
     if monitor is None or index is None:
         return []
-    return monitor.inputs.histograms(monitor.slices.membership(), index)
+    return monitor.inputs.histograms(monitor.slices.membership(), index, since)

@@ -70,6 +70,11 @@ def what_to_do(evidence: Evidence) -> list[str]:
 
 
 def _ask_around(evidence: Evidence) -> list[str]:
+    if not evidence["slice"] and evidence["kind"] == "input_shift":
+        return [
+            "Everyone's inputs changed: look at what all callers share first (a client, a codec, "
+            "a step before the model), then at who calls."
+        ]
     if not evidence["slice"]:
         return [
             "It is so for everyone: look at the model's version, its host and its settings first, "
@@ -91,8 +96,8 @@ def _compare(feature: Evidence) -> str:
 
 
 def _protect(evidence: Evidence) -> list[str]:
-    if not evidence["rows_an_hour"]:
-        return []
+    if not evidence["rows_an_hour"] or evidence["effect"]["because"] is None:
+        return []  # without labels nobody knows what they are served at
     after = words.amount(evidence["effect"]["metric"], evidence["effect"]["after"])
     name = words.metric_name(evidence["effect"]["metric"])
     an_hour = evidence["rows_an_hour"]

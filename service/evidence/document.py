@@ -103,7 +103,7 @@ def _feature(histogram: Histogram) -> Json:
     return {
         "feature": signal.name,
         "kind": signal.kind,
-        "bins": _bins(signal.cuts) if signal.kind == "numeric" else [*signal.values, "another"],
+        "bins": _bins(signal.cuts) if signal.kind == "numeric" else signal.bin_names,
         "before": _shares(histogram.before),
         "since": _shares(histogram.after),
         "rest_before": _shares(histogram.rest_before),

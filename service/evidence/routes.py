@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 from importlib.resources import files
 from typing import Annotated, Any, Final, Literal, TypeVar
 
@@ -13,7 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.staticfiles import StaticFiles
 
 from service.alerts import routes as alerts_api
-from service.clock import to_rfc3339
+from service.clock import from_datetime, to_rfc3339
 from service.engine.fold import Fold
 from service.engine.views import ModelView, inputs_view, model_json, model_view
 from service.errors import Forbidden, NotFound, TryLater
@@ -202,7 +203,8 @@ async def _evidence(key: Key, running: Services, alert_id: str, page: Page) -> d
     def read(fold: Fold) -> Any:
         model = alert["model"]
         view = model_view(fold, key.tenant, model)
-        return view, inputs_view(fold, key.tenant, model, slice_of(alert))
+        onset = from_datetime(datetime.fromisoformat(alert["onset"]))
+        return view, inputs_view(fold, key.tenant, model, slice_of(alert), onset)
 
     view, inputs = await _asked(running, read, (None, []))
     figures = NOTHING if view is None else await run_in_threadpool(figures_of, alert, view, inputs)

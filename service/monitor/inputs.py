@@ -1,7 +1,8 @@
-"""Inputs: where each feature's values fall, per cell, in the reference and since.
+"""Inputs: where each signal's values fall, per cell, in the reference and since; what moved.
 
-Numbers are counted between the reference's quantiles, texts by their most frequent values, and
-what is missing by itself. It needs no label. What it says is a description, not yet an alert.
+It needs no label, so it is the first to know. Rows are counted as they come; the fleets look once
+a stretch: when an hour is over, or sooner where rows are many. `shifts` and `histograms` describe
+to whoever asks, and promise nothing on false alarms; findings come out of the budget.
 """
 
 from __future__ import annotations
@@ -14,10 +15,20 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_array
 
-from service.ingest.events import EventBatch, Floats, Ints, Value
+from detectors import Budget
+from service.ingest.events import EventBatch, Floats, Ints
+from service.monitor.config import ReferenceRows as StatedRows
 from service.monitor.findings import Finding
-from service.monitor.learn import Signal
-from service.monitor.observer import Look
+from service.monitor.history import HOUR
+from service.monitor.indicators import Indicators
+from service.monitor.input_naming import InputNamer
+from service.monitor.input_watch import REFERENCE_ROWS, InputWatch, ReferenceRows
+from service.monitor.observer import LOOK_SECONDS, SECOND, Look
+from service.monitor.pending import cluster_hashes
+from service.monitor.signals import Reader, Signal
+from service.monitor.signature import Sounds
+from service.monitor.slices import Slices
+from service.monitor.stretches import Stretches
 
 if TYPE_CHECKING:
     from service.monitor.monitor import Monitor
@@ -25,6 +36,9 @@ if TYPE_CHECKING:
 Indices = npt.NDArray[np.intp]
 
 MIN_ROWS: Final = 30  # in the reference and since, for a feature to be said to have moved
+MIN_REFERENCE_ROWS: Final = 50
+ROWS_A_SLICE: Final = 15  # of a stretch: a slice takes some microseconds, a row is in some slices
+FEWEST_ROWS: Final = 100  # of a stretch, however long it took
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,63 +68,134 @@ class Histogram:
 
 
 class Inputs:
-    """Counts of every signal's bins: int64, shape (n_cells, n_bins of all signals)."""
+    """Counts of every signal's bins, int64, shape (n_cells, n_bins), and the fleets over them."""
 
     name = "inputs"
 
     def __init__(self, signals: tuple[Signal, ...]) -> None:
         self.signals = signals
-        self.offsets = np.concatenate(([0], np.cumsum([s.n_bins for s in signals]))).astype(np.intp)
-        self.reference: Ints = np.zeros((0, int(self.offsets[-1])), np.int64)
-        self.since: Ints = np.zeros((0, int(self.offsets[-1])), np.int64)
-        self._lookups = [
-            {value: code for code, value in enumerate(signal.values)} for signal in signals
-        ]
-        self._cuts = [np.array(signal.cuts) for signal in signals]
+        self.indicators = Indicators(signals)
+        self.offsets = self.indicators.bins
+        self.reference: Ints = np.zeros((0, self.indicators.n_bins), np.int64)
+        self.since: Ints = np.zeros((0, self.indicators.n_bins), np.int64)
+        self.stretches = Stretches()  # the same as since, by time, for who asks since when
+        self.sounds = Sounds()
+        self.watch: InputWatch | None = None  # once the reference is over
+        self.n_unwatched = 0  # slices, for which there is no room
+        self._reader = Reader(signals)
+        self._now: Ints = np.zeros((0, self.indicators.n_bins), np.int64)  # since the last stretch
+        self._reference_rows = ReferenceRows.none(len(signals))
+        self._began_at = 0  # the present stretch, microseconds
+        self._seconds = 0.0  # that it stands for
+        self._n_rows = 0  # that it has
+
+    @property
+    def is_learning(self) -> bool:
+        """Whether the rows of the reference are still coming."""
+        return self.watch is None
 
     def add(self, batch: EventBatch, rows: Indices, cells: Indices, in_reference: bool) -> None:
         """Count the predictions at `rows` of the batch; `cells` has one for each of them."""
-        counts = self.reference if in_reference else self.since
-        n_cells = int(cells.max(initial=-1)) + 1
-        if len(counts) < n_cells:
-            counts = np.concatenate(
-                [
-                    counts,
-                    np.zeros((n_cells - len(counts) + len(counts) // 2, counts.shape[1]), np.int64),
-                ]
-            )
-            if in_reference:
-                self.reference = counts
-            else:
-                self.since = counts
         if not self.signals or not rows.size:
             return
-        flat = counts.reshape(-1)
-        row_starts = cells * counts.shape[1]
-        whole = rows.size == len(batch)
-        bins = np.empty((len(self.signals), rows.size), np.intp)
-        for s, signal in enumerate(self.signals):
-            column = batch.features.get(signal.name)
-            found = self._bins(s, signal, column, len(batch))
-            bins[s] = row_starts + self.offsets[s] + (found if whole else found[rows])
-        np.add.at(flat, bins.reshape(-1), 1)
+        bins = self._reader.bins(batch)
+        if rows.size < len(batch):
+            bins = bins[:, rows]
+        self.sounds.add(batch, rows, cells, in_reference)
+        if in_reference:
+            self.reference = _counted(self.reference, cells, bins + self.offsets[:-1, None])
+            self._keep(batch, rows, cells, bins)
+        else:
+            self._now = _counted(self._now, cells, bins + self.offsets[:-1, None])
+            self._n_rows += rows.size
 
-    def _bins(self, s: int, signal: Signal, column: Value | None, n: int) -> Indices:
-        missing = signal.n_bins - 1
-        if column is None:
-            return np.full(n, missing, np.intp)
-        if signal.kind == "numeric":
-            if column.number is None:
-                return np.full(n, missing, np.intp)
-            # NaN sorts behind every cut; a value on a cut counts as above it
-            bins = np.searchsorted(self._cuts[s], column.number, side="right")
-            bins[np.isnan(column.number)] = missing
-            return bins
-        if column.text is None:
-            return np.full(n, missing, np.intp)
-        lookup, other = self._lookups[s], len(signal.values)
-        codes = np.array([*(lookup.get(v, other) for v in column.text.values), missing], np.intp)
-        return codes[column.text.codes]
+    def _keep(self, batch: EventBatch, rows: Indices, cells: Indices, bins: Indices) -> None:
+        """Keep the first rows of the reference one by one: they tell how far counts scatter."""
+        n = min(rows.size, REFERENCE_ROWS - len(self._reference_rows))
+        if n > 0:
+            hours, clusters = batch.time[rows[:n]] // HOUR, cluster_hashes(batch)[rows[:n]]
+            more = ReferenceRows(cells[:n], clusters, hours, bins[:, :n].astype(np.int32))
+            self._reference_rows = self._reference_rows.join(more)
+
+    def forget_reference(self) -> None:
+        """Another reference is about to be told."""
+        self.reference = self.reference[:0].copy()
+        self._reference_rows = ReferenceRows.none(len(self.signals))
+        self.sounds.forget()
+
+    def begin(self, slices: Slices) -> None:
+        """Watch from now on: what has been counted as the reference is what is normal."""
+        counts = _of_slices(self.reference, slices.membership(), np.arange(len(slices)))
+        self.watch = InputWatch.fit(self.indicators, counts, self._reference_rows, slices)
+        self._reference_rows = ReferenceRows.none(len(self.signals))
+
+    def look(self, monitor: Monitor, look: Look) -> list[Finding]:
+        """What moved in the stretch that ends now, once it has rows enough."""
+        if not self.signals:
+            return []
+        if self.watch is None:
+            return self._learn(monitor, look)
+        self._seconds += look.seconds
+        if not self._is_due(look, len(monitor.slices)):
+            return []
+        self.n_unwatched = self.watch.grow(monitor.slices)
+        membership = monitor.slices.membership()[: len(self.watch)]
+        shares = self.indicators.shares(_of_cells(self._now, membership))
+        self._close_stretch(look)
+        findings: list[Finding] = []
+        if monitor.config.is_within_budget:
+            budget, orders = Budget(monitor.config.alerts_a_week), monitor.slices.orders()
+            seconds, self._seconds = self._seconds, 0.0
+            found = self.watch.detect(
+                shares, orders[: len(self.watch)], seconds, budget, monitor.watching
+            )
+            findings = InputNamer(monitor, self, self.watch, look.at).name(*found, shares)
+        return findings
+
+    def _learn(self, monitor: Monitor, look: Look) -> list[Finding]:
+        """Begin to watch where the reference is over, whether labels came or not."""
+        stated, n = monitor.config.reference, int(self.reference.sum()) // len(self.signals)
+        self._began_at = look.at
+        if isinstance(stated, StatedRows):
+            over = n >= stated.rows
+        else:
+            since, until = (int(at.timestamp()) * SECOND for at in (stated.from_, stated.until))
+            if look.at <= since:
+                self.forget_reference()
+            over = look.at >= until and n >= MIN_REFERENCE_ROWS
+        if over:
+            self.begin(monitor.slices)
+        return []
+
+    def _is_due(self, look: Look, n_slices: int) -> bool:
+        """Rows enough to pay for a look at every slice, or an hour with some."""
+        if self._n_rows >= ROWS_A_SLICE * n_slices:
+            return True
+        return look.at - self._began_at >= LOOK_SECONDS * SECOND and self._n_rows >= FEWEST_ROWS
+
+    def _close_stretch(self, look: Look) -> None:
+        counts = _trim(self._now)
+        self.stretches.add(self._began_at, look.at, counts)
+        self.since = _grown(self.since, len(counts))
+        self.since[: len(counts)] += counts
+        self._now[:] = 0
+        self._began_at, self._n_rows = look.at, 0
+
+    def so_far(self) -> Ints:
+        """Counts since the reference, the present stretch included."""
+        longer, shorter = self.since, self._now
+        if len(longer) < len(shorter):
+            longer, shorter = shorter, longer
+        summed = longer.copy()
+        summed[: len(shorter)] += shorter
+        return summed
+
+    def since_then(self, at: int) -> Ints:
+        """Counts since an instant, to the stretch in which it lies."""
+        n_cells = max(len(self.since), len(self._now))
+        counts = self.stretches.since(at, n_cells, self.indicators.n_bins)
+        counts[: len(self._now)] += self._now
+        return counts
 
     def shifts(self, membership: csr_array, slices: Indices) -> list[dict[str, Any] | None]:
         """The feature of each slice whose values moved most, in words and figures.
@@ -120,7 +205,7 @@ class Inputs:
         """
         if not self.signals:
             return [None] * len(slices)
-        before, after = (_of_slices(c, membership, slices) for c in (self.reference, self.since))
+        before, after = (_of_slices(c, membership, slices) for c in (self.reference, self.so_far()))
         moves = [
             _largest_moves(signal, before[:, part], after[:, part])
             for signal, part in self._parts()
@@ -128,11 +213,14 @@ class Inputs:
         foremost = np.argmax([move.size for move in moves], axis=0)
         return [moves[s].told(row) for row, s in enumerate(foremost.tolist())]
 
-    def histograms(self, membership: csr_array, slice_: int) -> list[Histogram]:
-        """Each feature of a slice and of everyone else, in the reference and since."""
+    def histograms(
+        self, membership: csr_array, slice_: int, since: int | None = None
+    ) -> list[Histogram]:
+        """Each feature of a slice and of everyone else, in the reference and since (an instant)."""
         one = np.array([slice_])
-        before, after = (_of_slices(c, membership, one)[0] for c in (self.reference, self.since))
-        rest_before, rest_after = self.reference.sum(axis=0), self.since.sum(axis=0)
+        now = self.so_far() if since is None else self.since_then(since)
+        before, after = (_of_slices(c, membership, one)[0] for c in (self.reference, now))
+        rest_before, rest_after = self.reference.sum(axis=0), now.sum(axis=0)
         counts = (before, after, rest_before - before, rest_after - after)
         return [
             Histogram(signal, *(count[part] for count in counts)) for signal, part in self._parts()
@@ -143,25 +231,61 @@ class Inputs:
         for s, signal in enumerate(self.signals):
             yield signal, slice(self.offsets[s], self.offsets[s + 1])
 
-    def look(self, monitor: Monitor, look: Look) -> list[Finding]:
-        """Nothing: they are described to who asks."""
-        return []
-
     def in_use(self) -> list[int]:
-        """None: they are counted by cell."""
-        return []
+        """Slices with an alert, and those that everyone's inputs are watched without."""
+        return [] if self.watch is None else [*self.watch.incidents, *self.watch.parts]
 
     def renew(self, places: Indices) -> None:
-        """Nothing to do: they are counted by cell."""
+        """Other slices stand in these places: nothing is known of their inputs yet."""
+        if self.watch is not None:
+            self.watch.renew(places)
 
     def save(self) -> dict[str, Any]:
-        """The counts."""
-        return {"reference": _trim(self.reference), "since": _trim(self.since)}
+        """The state."""
+        rows = self._reference_rows
+        return {
+            "reference": _trim(self.reference),
+            "since": _trim(self.since),
+            "now": _trim(self._now),
+            "stretches": self.stretches.save(),
+            "sounds": self.sounds.save(),
+            "watch": None if self.watch is None else self.watch.save(),
+            "rows": [rows.cell, rows.cluster, rows.hour, rows.bins],
+            "numbers": [self._began_at, self._seconds, self._n_rows, self.n_unwatched],
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take up the counts that `save` gave."""
+        """Take up the state that `save` gave."""
         self.reference = np.array(state["reference"])
         self.since = np.array(state["since"])
+        self._now = np.array(state["now"])
+        self.stretches.restore(state["stretches"])
+        self.sounds.restore(state["sounds"])
+        if state["watch"] is not None:
+            self.watch = InputWatch.restore(self.indicators, state["watch"])
+        self._reference_rows = ReferenceRows(*state["rows"])
+        self._began_at, self._seconds, self._n_rows, self.n_unwatched = state["numbers"]
+
+
+def _counted(counts: Ints, cells: Indices, bins: Indices) -> Ints:
+    """The counts with these rows', in place where there is room."""
+    counts = _grown(counts, int(cells.max(initial=-1)) + 1)
+    np.add.at(counts.reshape(-1), (cells * counts.shape[1] + bins).reshape(-1), 1)
+    return counts
+
+
+def _grown(counts: Ints, n_cells: int) -> Ints:
+    """With room for so many cells, and half as many more."""
+    if len(counts) >= n_cells:
+        return counts
+    more = n_cells - len(counts) + len(counts) // 2
+    return np.concatenate([counts, np.zeros((more, counts.shape[1]), np.int64)])
+
+
+def _of_cells(counts: Ints, membership: csr_array) -> Ints:
+    """Sums of every slice; only cells that have any are looked at."""
+    cells = np.flatnonzero(counts.any(axis=1))
+    return np.asarray(membership[:, cells] @ counts[cells]).astype(np.int64)
 
 
 def _of_slices(counts: Ints, membership: csr_array, slices: Indices) -> Ints:
@@ -208,7 +332,8 @@ class _Moves:
 def _share_names(signal: Signal) -> list[str]:
     if signal.kind == "numeric":
         return [*(f"above {cut:.4g}" for cut in signal.cuts), "missing"]
-    return [*(f"is {value}" for value in signal.values), "is another value", "missing"]
+    new = ["is a new value"] if signal.known is not None else []
+    return [*(f"is {value}" for value in signal.values), "is another value", *new, "missing"]
 
 
 def _largest_moves(signal: Signal, before: Ints, after: Ints) -> _Moves:

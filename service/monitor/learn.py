@@ -11,34 +11,17 @@ from typing import Any, Final
 
 import numpy as np
 
-from service.ingest.events import ANNOTATOR, Categories, EventBatch, Floats, Value
+from service.ingest.events import ANNOTATOR, Categories, EventBatch, Value
 from service.monitor.bands import Bands, as_number
 from service.monitor.config import LossName, MonitorConfig
+from service.monitor.signals import Signal, learn_signals, numbers_of
 
 LEARN_ROWS: Final = 1_000
 MAX_DIMENSIONS: Final = 8  # learnt ones; a configuration may state 16
 MAX_DIMENSION_VALUES: Final = 64  # a learnt dimension has no more
 FEW_VALUES: Final = 10  # so many are few, however few rows there are yet
 NUMERIC_SHARE: Final = 0.95  # of an attribute's rows that are numbers, from which it is numeric
-MAX_SIGNALS: Final = 256
-QUANTILES: Final = (0.1, 0.3, 0.5, 0.7, 0.9)
-TOP_VALUES: Final = 10
 _MANY_NUMBERS: Final = 20  # distinct whole numbers from which an output is a quantity, not a class
-
-
-@dataclass(frozen=True, slots=True)
-class Signal:
-    """A feature that is summarised: numbers by cuts, texts by their most frequent values."""
-
-    name: str
-    kind: str  # "numeric" or "categorical"
-    cuts: tuple[float, ...] = ()  # numeric: the first rows' quantiles, rising
-    values: tuple[str, ...] = ()  # categorical: the first rows' most frequent, most first
-
-    @property
-    def n_bins(self) -> int:
-        """Between the cuts, or a value each and one for others; the last is for missing."""
-        return len(self.cuts) + 2 if self.kind == "numeric" else len(self.values) + 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,21 +33,27 @@ class Schema:
     signals: tuple[Signal, ...]
     bands: tuple[tuple[str, Bands], ...] = ()  # of dimensions whose values are numbers
 
+    @property
+    def features(self) -> dict[str, str]:
+        """What kind each feature is taken to be: the signals but for the model's own output's."""
+        kinds = {s.feature: s.kind for s in self.signals if s.reads == "feature" and not s.vectors}
+        return kinds | {s.feature: "embedding" for s in self.signals if s.vectors}
+
     def save(self) -> dict[str, Any]:
         """The schema as plain values."""
         return {
             "loss": self.loss,
             "dimensions": list(self.dimensions),
-            "signals": [[s.name, s.kind, list(s.cuts), list(s.values)] for s in self.signals],
+            "signals": [signal.save() for signal in self.signals],
             "bands": [[name, bands.save()] for name, bands in self.bands],
         }
 
     @classmethod
     def restore(cls, state: dict[str, Any]) -> Schema:
         """The schema that `save` gave."""
-        signals = (Signal(n, k, tuple(cuts), tuple(v)) for n, k, cuts, v in state["signals"])
+        signals = tuple(map(Signal.restore, state["signals"]))
         bands = ((name, Bands.restore(cuts)) for name, cuts in state["bands"])
-        return cls(state["loss"], tuple(state["dimensions"]), tuple(signals), tuple(bands))
+        return cls(state["loss"], tuple(state["dimensions"]), signals, tuple(bands))
 
 
 def learn(config: MonitorConfig, rows: EventBatch) -> Schema:
@@ -74,7 +63,7 @@ def learn(config: MonitorConfig, rows: EventBatch) -> Schema:
     return Schema(
         loss=config.loss or learn_loss(rows),
         dimensions=tuple(dimensions),
-        signals=tuple(_signals(config, rows))[:MAX_SIGNALS],
+        signals=learn_signals(config, rows),
         bands=tuple((name, of) for name, of in bands.items() if of is not None),
     )
 
@@ -88,11 +77,11 @@ def learn_loss(rows: EventBatch) -> LossName:
         in_words = sum(len(text.split()) > 1 for text in texts)
         return "wer" if in_words * 2 > len(texts) else "zero_one"
     if texts:
-        return "zero_one" if _numbers(output).size == 0 else "brier"
-    numbers = _numbers(output)
+        return "zero_one" if numbers_of(output).size == 0 else "brier"
+    numbers = numbers_of(output)
     if not numbers.size:
         return "given" if not truth.present(n).any() else "absolute_error"
-    truths = _numbers(truth)
+    truths = numbers_of(truth)
     whole = bool(np.all(numbers == np.round(numbers)))
     if whole:
         many = np.unique(numbers).size > _MANY_NUMBERS
@@ -134,47 +123,6 @@ def _is_measured(column: Categories) -> bool:
     if learn_bands(column) is None:
         return False
     return not all((as_number(value) or 0.0).is_integer() for value in column.used())
-
-
-def _signals(config: MonitorConfig, rows: EventBatch) -> list[Signal]:
-    stated = {} if config.features == "auto" else config.features
-    signals = []
-    for name in sorted({*rows.features, *stated}):
-        column = rows.features.get(name, Value())
-        kind = stated.get(name) or _kind_of(column)
-        if kind == "numeric":
-            signals.append(Signal(name, "numeric", cuts=_cuts(_numbers(column))))
-        elif kind in ("categorical", "boolean"):
-            signals.append(Signal(name, "categorical", values=_top_values(column)))
-    return signals
-
-
-def _kind_of(column: Value) -> str:
-    if column.vector is not None and column.vector.values.size:
-        return "embedding"
-    n_texts = 0 if column.text is None else int(column.text.present.sum())
-    return "numeric" if _numbers(column).size >= max(n_texts, 1) else "categorical"
-
-
-def _cuts(numbers: Floats) -> tuple[float, ...]:
-    if not numbers.size:
-        return ()
-    return tuple(np.unique(np.quantile(numbers, QUANTILES)).tolist())
-
-
-def _top_values(column: Value) -> tuple[str, ...]:
-    if column.text is None or not column.text.values:
-        return ()
-    codes = column.text.codes
-    counts = np.bincount(codes[codes >= 0], minlength=len(column.text.values))
-    order = np.argsort(-counts, kind="stable")[:TOP_VALUES]
-    return tuple(column.text.values[i] for i in order.tolist())
-
-
-def _numbers(value: Value) -> Floats:
-    if value.number is None:
-        return np.empty(0)
-    return value.number[~np.isnan(value.number)]
 
 
 def _text_values(value: Value) -> list[str]:

@@ -31,6 +31,7 @@ from service.monitor.config import Matured, MonitorConfig, ReferenceRows, second
 from service.monitor.findings import Finding
 from service.monitor.history import HOUR, History
 from service.monitor.incidents import Incidents
+from service.monitor.input_watch import INPUTS
 from service.monitor.inputs import Inputs
 from service.monitor.join import Indices, Join, Matched
 from service.monitor.label_delay import LabelDelay
@@ -47,7 +48,7 @@ from service.monitor.silence import LIVE, Silence
 from service.monitor.slices import Slices
 from service.monitor.stream_clock import StreamClock
 from service.monitor.versions import Numbers, Versions
-from service.monitor.watch import Labelled, Watch
+from service.monitor.watch import WATCHING, Labelled, Watch
 
 SECOND: Final = 1_000_000  # microseconds
 SETTLE_EVERY: Final = 24 * HOUR
@@ -177,7 +178,7 @@ class Monitor:
         uneven = worldwide = Detections.none()
         if self.config.is_within_budget:
             uneven, worldwide = self.watch.detect(
-                outcomes, self.slices, n_ticks * self.clock.tick / SECOND
+                outcomes, self.slices, n_ticks * self.clock.tick / SECOND, self.watching
             )
         outside = self.outside.update(rows, self.slices, self.history)
         reconsidered = self.incidents.reconsider(self, self.watch, tick.at)
@@ -235,6 +236,12 @@ class Monitor:
         sums = self.history.cells_between(self.slices.n_cells, since=since)
         traffic: Floats = sums[:, ROWS] + sums[:, LABELS]
         return traffic
+
+    @property
+    def watching(self) -> tuple[str, ...]:
+        """Classes of streams that the budget is spent on now."""
+        inputs = () if self.inputs.watch is None else (INPUTS,)
+        return (*inputs, *(("process",) if self.watch is None else WATCHING))
 
     def _clocked(self, batch: EventBatch, received_at: int) -> tuple[Bools, list[Tick]]:
         """Move both clocks on by the batch: rows that are refused, and ticks that fall due.
@@ -315,14 +322,14 @@ class Monitor:
             self.n_predictions += next_row - row
             among = slice(label, next_label)
             self._sum(labelled.between(label, next_label), adding[among], _at(annotators, among))
-            row, label, was_learning = next_row, next_label, self.watch is None
+            row, label = next_row, next_label
             look = None if tick is None else tick.look
             if tick is not None and look is None:
                 findings += self.tick(tick)
-            if tick is None or look is not None or (was_learning and self.watch is not None):
-                described = slice(n_described, row)
+            if tick is None or look is not None:
+                described, in_reference = slice(n_described, row), self.inputs.is_learning
                 for observer in self.observers:
-                    observer.add(part, new[described], new_cells[described], was_learning)
+                    observer.add(part, new[described], new_cells[described], in_reference)
                 n_described = row
             if look is not None:
                 findings += [f for observer in self.observers for f in observer.look(self, look)]
@@ -497,8 +504,10 @@ class Monitor:
         rows = Join(self.schema.loss, self.join.horizon).match(batch, cells)
         labelled, _, adding, _ = self._score(rows)
         labelled = replace(labelled, cell=self._labelled_cells(labelled.cell, adding))
+        self.inputs.forget_reference()
         for observer in self.observers:
             observer.add(batch, rows.predictions, cells[rows.predictions], True)
+        self.inputs.begin(self.slices)
         if len(labelled) >= MIN_REFERENCE_LABELS:
             self.start_watch(labelled, self.row_clock.now)
         return len(labelled)

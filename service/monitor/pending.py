@@ -96,7 +96,7 @@ class Pending:
         self._append("cell", cells)
         self._append("labelled", np.zeros(n, np.bool_))
         if batch.cluster is not None or "cluster" in self._used:
-            self._append("cluster", _cluster_hashes(batch)[rows])
+            self._append("cluster", cluster_hashes(batch)[rows])
         if versions.any() or "version" in self._used:
             self._append("version", versions)
         outputs = outputs_of(loss, batch)
@@ -248,7 +248,8 @@ class Pending:
         return pending
 
 
-def _cluster_hashes(batch: EventBatch) -> Hashes:
+def cluster_hashes(batch: EventBatch) -> Hashes:
+    """A hash of each row's cluster, 0 where it has none."""
     if batch.cluster is None:
         return np.zeros(len(batch), np.uint64)
     lookup = np.append(np.maximum(hash_ids(batch.cluster.values), 1), np.uint64(0))

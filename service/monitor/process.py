@@ -16,7 +16,6 @@ from service.ingest.events import Floats
 from service.monitor.findings import Effect, Evidence, Finding, Kind, Severity, Slice, State
 from service.monitor.history import HOUR
 from service.monitor.naming import EVIDENCE_SHOWN
-from service.monitor.watch import WATCHING
 
 if TYPE_CHECKING:
     from service.monitor.monitor import Monitor
@@ -32,7 +31,7 @@ def hazard(monitor: Monitor, n_streams: int, seconds: float) -> Floats:
     """What each stream of one of these questions may spend on a look."""
     budget = Budget(monitor.config.alerts_a_week)
     orders = np.zeros(max(n_streams, 1), np.intp)
-    return budget.hazard("process", orders, seconds, WATCHING)[:n_streams] / N_QUESTIONS
+    return budget.hazard("process", orders, seconds, monitor.watching)[:n_streams] / N_QUESTIONS
 
 
 def by_slice(slices: Slices, streams: list[int], by_cell: Floats) -> Floats:

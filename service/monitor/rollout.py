@@ -26,7 +26,7 @@ from service.monitor.naming import EVIDENCE_SHOWN, gap_interval, summary_of
 from service.monitor.severity import severity_of
 from service.monitor.slices import ROOT
 from service.monitor.versions import KEPT_VERSIONS, NONE
-from service.monitor.watch import WATCHING, Labelled, Watch, complements
+from service.monitor.watch import Labelled, Watch, complements
 
 if TYPE_CHECKING:
     from service.monitor.monitor import Monitor
@@ -71,7 +71,7 @@ class RolloutWatch:
             for of in (rows.version == self.new, rows.version == self.old)
         )
         orders = monitor.slices.orders()
-        hazard = SHARE * watch.budget.hazard("slices", orders[1:], seconds, WATCHING)
+        hazard = SHARE * watch.budget.hazard("slices", orders[1:], seconds, monitor.watching)
         improved = self._everyone_improved(watch, new, old, hazard)
         found = self.fleet.compare(new, old, np.append(0.0, hazard), improved)
         return self._named(monitor, watch, found, at) if len(found) else []

@@ -274,10 +274,14 @@ class Watch:
         )
 
     def detect(
-        self, outcomes: Outcomes, slices: Slices, seconds: float
+        self,
+        outcomes: Outcomes,
+        slices: Slices,
+        seconds: float,
+        watching: tuple[str, ...] = WATCHING,
     ) -> tuple[Detections, Detections]:
         """One tick through the fleets: slices that got worse unevenly, and the model at large."""
-        hazard = self.hazards(slices, seconds)
+        hazard = self.hazards(slices, seconds, watching)
         spend = np.full(len(self.everyone), hazard[ROOT])
         hazard[ROOT] = 0.0
         clumps = self._clumping()
@@ -294,15 +298,17 @@ class Watch:
         )
         return uneven, self.everyone.update(streams, spend)
 
-    def hazards(self, slices: Slices, seconds: float) -> Floats:
+    def hazards(
+        self, slices: Slices, seconds: float, watching: tuple[str, ...] = WATCHING
+    ) -> Floats:
         """What each slice may spend on a tick; row 0 is the model at large.
 
         What is retired spends nothing, and what it might have is the others'.
         """
         orders, live = slices.orders(), np.flatnonzero(slices.live())[1:]
         hazard = np.zeros(orders.size)
-        hazard[:1] = self.budget.hazard("everyone", orders[:1], seconds, WATCHING)
-        hazard[live] = self.budget.hazard("slices", orders[live], seconds, WATCHING)
+        hazard[:1] = self.budget.hazard("everyone", orders[:1], seconds, watching)
+        hazard[live] = self.budget.hazard("slices", orders[live], seconds, watching)
         if self.calibration is not None:
             hazard[live] *= self.calibration.factor(self.budget.alerts_a_week)
         hazard[1:] *= 1.0 - self.for_versions

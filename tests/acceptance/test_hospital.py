@@ -18,7 +18,10 @@ def alerts_of(rows: EventBatch) -> list[Alert]:
 def test_floor_7_is_flagged_within_two_days_and_nothing_that_does_not_contain_it() -> None:
     alerts = alerts_of(hospital.story())
     assert all(("floor", "7") in alert.slice for alert in alerts)
-    assert {alert.kind.value for alert in alerts} == {"disparity"}
+    assert {alert.kind.value for alert in alerts} == {"disparity", "input_shift"}
+    moved = next(alert for alert in alerts if alert.kind == "input_shift")
+    assert moved.effect.feature in ("output", "output length", "confidence")  # no others here
+    alerts = [alert for alert in alerts if alert.kind == "disparity"]
     first = alerts[0]
     assert ONSET < first.detected_at < ONSET + 48 * HOUR
     assert first.onset_interval[0] <= ONSET < first.onset_interval[1]

@@ -12,7 +12,7 @@ from scipy.sparse import csr_array
 
 from service.engine.state_bytes import from_bytes, to_bytes
 from service.monitor.inputs import Inputs
-from service.monitor.learn import Signal
+from service.monitor.signals import Signal
 from tests.rows import a_batch, a_prediction
 
 SIGNALS = (
@@ -68,7 +68,8 @@ def test_every_value_is_counted_in_its_bin_and_cell(
             inputs = Inputs(SIGNALS)
             inputs.restore(from_bytes(to_bytes(saved)))
     counted = np.zeros((3, 8), np.int64)
-    counted[: len(inputs.since)] = inputs.since[:3]
+    so_far = inputs.so_far()[:3]
+    counted[: len(so_far)] = so_far
     assert (counted == expected).all()
 
 
@@ -85,9 +86,10 @@ def test_spare_room_is_not_saved() -> None:
     row: list[tuple[Features, int]] = [({"codec": "pcm"}, 0)]
     add(small, row)
     add(large, [*([({}, 0)] * 3), ({"codec": "mp3"}, 500)])
-    large.restore({**large.save(), "since": np.zeros((501, 8), np.int64)})
+    large.restore({**large.save(), "now": np.zeros((501, 8), np.int64)})
     add(large, row)
-    assert to_bytes(small.save()) == to_bytes(large.save())
+    counts = [inputs.save()["now"] for inputs in (small, large)]
+    assert to_bytes(counts[0]) == to_bytes(counts[1])
 
 
 def test_the_feature_that_moved_most_is_named_with_its_shares() -> None:

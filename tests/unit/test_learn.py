@@ -99,8 +99,8 @@ def test_kinds_of_features_follow_from_their_types() -> None:
         muted=[True, False] * 50,
     ) == {
         "snr_db": ("numeric", 5 + 2),  # five cuts, six bins between them, one for missing
-        "codec": ("categorical", 2 + 2),  # each value, others, missing
-        "muted": ("categorical", 2 + 2),
+        "codec": ("categorical", 2 + 3),  # each value, rarer ones, new ones, missing
+        "muted": ("categorical", 2 + 3),
     }
 
 

@@ -89,7 +89,7 @@ def test_features_of_rows_behind_the_first_are_not_learnt_from() -> None:
         model = a_model()
         feed(model, a_batch(rows), size)
         assert model.monitor is not None
-        assert [s.name for s in model.monitor.schema.signals] == ["x"]
+        assert list(model.monitor.schema.features) == ["x"]
 
 
 def test_a_shorter_reference_stated_while_learning_ends_the_learning() -> None:

@@ -1,0 +1,359 @@
+"""Signals: what of a prediction is counted, and into which bins.
+
+A feature, the model's own output and its confidence. Numbers are counted between the first rows'
+quantiles, texts by their most frequent values, an array by the region that it falls in and by where
+it lies along a few directions, and a long text by its length; what is missing by itself.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from scipy.cluster.vq import kmeans2
+
+from service.ingest.events import EventBatch, Floats, Value, Vectors
+from service.monitor.config import MonitorConfig
+
+Indices = npt.NDArray[np.intp]
+
+MAX_SIGNALS: Final = 256
+PERCENTS: Final = (10, 30, 50, 70, 90)
+FEW_NUMBERS: Final = 5  # so many distinct ones are told apart each
+TOP_VALUES: Final = 10
+MAX_KNOWN_VALUES: Final = 200  # beyond the top ones; with more, a value is never told as new
+FEW_TEXTS: Final = 64  # an output with no more distinct texts is a class; else its length counts
+MAX_LENGTH: Final = 1_024  # of an array; of a longer one the first numbers count
+N_REGIONS: Final = 32
+MIN_REGION_ROWS: Final = 10  # of the first rows, on average
+N_DIRECTIONS: Final = 8  # of the greatest variance, and as many at random
+_STEPS: Final = 2.0**14  # an array's numbers are rounded to so many steps of the largest,
+_MOST_STEPS: Final = 2.0**16  # so sums of products are exact, in whatever order they are taken
+_SEED: Final = 0
+
+OUTPUT: Final = "output"
+CONFIDENCE: Final = "confidence"
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """One thing that is counted of each row: numbers by cuts, texts by their values."""
+
+    name: str
+    kind: str  # "numeric" or "categorical"
+    cuts: tuple[float, ...] = ()  # numeric: what the first rows' values part at, rising
+    values: tuple[str, ...] = ()  # categorical: the first rows' most frequent, most first
+    percents: tuple[int, ...] = ()  # numeric: which quantiles the cuts are, where they are
+    known: tuple[str, ...] | None = None  # categorical: rarer values; None: they are not kept
+    reads: str = "feature"  # or "output", "confidence", "length" of the output
+    column: str = ""  # the feature that is read, where it is not called `name`
+    scale: float = 0.0  # of an array: what its numbers are divided by, before
+    vectors: tuple[tuple[int, ...], ...] = ()  # regions' centres, or a direction
+
+    @property
+    def n_bins(self) -> int:
+        """Between the cuts, or a value each, others, new ones; the last is for missing."""
+        if self.kind == "numeric":
+            return len(self.cuts) + 2
+        return len(self.values) + 2 + (self.known is not None)
+
+    @property
+    def feature(self) -> str:
+        """What a person calls it: an array's directions are all the array."""
+        return self.column or self.name
+
+    @property
+    def bin_names(self) -> list[str]:
+        """Of a categorical signal, without the last."""
+        return [*self.values, "another", *(["new"] if self.known is not None else [])]
+
+    def save(self) -> list[Any]:
+        """The signal as plain values."""
+        return [getattr(self, name) for name in self.__slots__]
+
+    @classmethod
+    def restore(cls, state: list[Any]) -> Signal:
+        """The signal that `save` gave."""
+        name, kind, cuts, values, percents, known, reads, column, scale, vectors = state
+        return cls(
+            name,
+            kind,
+            tuple(cuts),
+            tuple(values),
+            tuple(percents),
+            None if known is None else tuple(known),
+            reads,
+            column,
+            scale,
+            tuple(map(tuple, vectors)),
+        )
+
+
+def learn_signals(config: MonitorConfig, rows: EventBatch) -> tuple[Signal, ...]:
+    """What `config` states and `rows` complete: features, then the output and its confidence."""
+    stated = {} if config.features == "auto" else config.features
+    signals: list[Signal] = []
+    for name in sorted({*rows.features, *stated}):
+        column = rows.features.get(name, Value())
+        kind = stated.get(name) or _kind_of(column)
+        if kind == "numeric":
+            signals.append(_numeric(name, numbers_of(column)))
+        elif kind in ("categorical", "boolean"):
+            signals.append(_categorical(name, column))
+        elif kind == "embedding":
+            signals += _of_arrays(name, column)
+    for own in (OUTPUT, CONFIDENCE):
+        if own not in rows.features and own not in stated:
+            signals += _of_output(rows) if own == OUTPUT else _of_confidence(rows)
+    return tuple(signals)[:MAX_SIGNALS]
+
+
+class Reader:
+    """Reads the bins of all signals off a batch."""
+
+    def __init__(self, signals: tuple[Signal, ...]) -> None:
+        self.signals = signals
+        self._cuts = [np.array(signal.cuts) for signal in signals]
+        self._codes = [_codes_of(signal) for signal in signals]
+        self._arrays = _Arrays.of(signals)
+
+    def bins(self, batch: EventBatch) -> npt.NDArray[np.intp]:
+        """The bin of each row in each signal, shape (n_signals, n_rows)."""
+        found = np.empty((len(self.signals), len(batch)), np.intp)
+        placed = {name: arrays.place(batch) for name, arrays in self._arrays.items()}
+        for s, signal in enumerate(self.signals):
+            if signal.vectors:
+                found[s] = self._along(s, placed[signal.feature])
+            elif signal.reads == "feature":
+                found[s] = self._of_column(s, batch.features.get(signal.feature), len(batch))
+            else:
+                found[s] = self._of_output(s, batch)
+        return found
+
+    def _along(self, s: int, placed: dict[str, Floats]) -> Indices:
+        signal, values = self.signals[s], placed[self.signals[s].name]
+        if signal.kind == "numeric":
+            return self._of_numbers(s, values)
+        return np.where(np.isnan(values), signal.n_bins - 1, np.nan_to_num(values)).astype(np.intp)
+
+    def _of_output(self, s: int, batch: EventBatch) -> Indices:
+        reads = self.signals[s].reads
+        if reads == "confidence":
+            return self._of_column(s, Value(number=batch.confidence), len(batch))
+        if reads == "length":
+            return self._of_column(s, Value(number=_lengths(batch.output)), len(batch))
+        return self._of_column(s, batch.output, len(batch))
+
+    def _of_column(self, s: int, column: Value | None, n: int) -> Indices:
+        signal = self.signals[s]
+        missing = signal.n_bins - 1
+        if column is None:
+            return np.full(n, missing, np.intp)
+        if signal.kind == "numeric":
+            if column.number is None:
+                return np.full(n, missing, np.intp)
+            return self._of_numbers(s, column.number)
+        if column.text is None:
+            return np.full(n, missing, np.intp)
+        lookup, unknown = self._codes[s], missing - 1
+        codes = np.array([*(lookup.get(v, unknown) for v in column.text.values), missing], np.intp)
+        return codes[column.text.codes]
+
+    def _of_numbers(self, s: int, numbers: Floats) -> Indices:
+        # NaN sorts behind every cut; a value on a cut counts as above it
+        bins = np.searchsorted(self._cuts[s], numbers, side="right")
+        bins[np.isnan(numbers)] = self.signals[s].n_bins - 1
+        return bins
+
+
+@dataclass(frozen=True, slots=True)
+class _Arrays:
+    """How one feature's arrays are placed: by whole numbers, so no order of summing matters."""
+
+    column: str
+    scale: float
+    names: tuple[str, ...]  # of the signals
+    spans: tuple[slice, ...]  # of each signal's vectors
+    vectors: Floats  # shape (n_vectors, length), whole numbers
+    half_squares: Floats  # half the squared length of each
+
+    @classmethod
+    def of(cls, signals: tuple[Signal, ...]) -> dict[str, _Arrays]:
+        """By feature, for those that are arrays."""
+        mine: dict[str, list[Signal]] = {}
+        for signal in signals:
+            if signal.vectors:
+                mine.setdefault(signal.feature, []).append(signal)
+        return {column: cls._one(column, parts) for column, parts in mine.items()}
+
+    @classmethod
+    def _one(cls, column: str, parts: list[Signal]) -> _Arrays:
+        vectors = np.array([v for part in parts for v in part.vectors], np.float64)
+        ends = np.cumsum([0, *(len(part.vectors) for part in parts)]).tolist()
+        spans = tuple(slice(a, b) for a, b in pairwise(ends))
+        names = tuple(part.name for part in parts)
+        halves = (vectors * vectors).sum(axis=1) / 2
+        return cls(column, parts[0].scale, names, spans, vectors, halves)
+
+    def place(self, batch: EventBatch) -> dict[str, Floats]:
+        """By signal: the region of each row, or how far along the direction; NaN without one."""
+        column = batch.features.get(self.column)
+        placed = dict.fromkeys(self.names, np.full(len(batch), np.nan))
+        if column is None or column.vector is None:
+            return placed
+        rows, matrix = _matrix(column.vector, self.vectors.shape[1])
+        products = _in_steps(matrix, self.scale) @ self.vectors.T
+        for name, span in zip(self.names, self.spans, strict=True):
+            values = np.full(len(batch), np.nan)
+            if span.stop - span.start == 1:
+                values[rows] = products[:, span.start]
+            else:
+                values[rows] = np.argmax(products[:, span] - self.half_squares[span], axis=1)
+            placed[name] = values
+        return placed
+
+
+def numbers_of(value: Value) -> Floats:
+    """The numbers of a column, without what is missing."""
+    if value.number is None:
+        return np.empty(0)
+    return value.number[~np.isnan(value.number)]
+
+
+def _numeric(name: str, numbers: Floats, reads: str = "feature") -> Signal:
+    cuts, percents = _cuts(numbers)
+    return Signal(name, "numeric", cuts=cuts, percents=percents, reads=reads)
+
+
+def _cuts(numbers: Floats) -> tuple[tuple[float, ...], tuple[int, ...]]:
+    """Quantiles and which they are; of few distinct numbers each, and one above them all."""
+    if not numbers.size:
+        return (), ()
+    distinct = np.unique(numbers)
+    if distinct.size <= FEW_NUMBERS:
+        return (*distinct.tolist(), float(np.nextafter(distinct[-1], np.inf))), ()
+    cuts, first = np.unique(np.quantile(numbers, np.array(PERCENTS) / 100), return_index=True)
+    return tuple(cuts.tolist()), tuple(PERCENTS[i] for i in first.tolist())
+
+
+def _categorical(name: str, column: Value, reads: str = "feature") -> Signal:
+    ordered = _by_frequency(column)
+    top, others = ordered[:TOP_VALUES], ordered[TOP_VALUES:]
+    known = tuple(others) if len(others) <= MAX_KNOWN_VALUES else None
+    return Signal(name, "categorical", values=tuple(top), known=known, reads=reads)
+
+
+def _by_frequency(column: Value) -> list[str]:
+    """The values that rows have, the most frequent first."""
+    if column.text is None or not column.text.values:
+        return []
+    codes = column.text.codes
+    counts = np.bincount(codes[codes >= 0], minlength=len(column.text.values))
+    order = np.argsort(-counts, kind="stable")[: int(np.count_nonzero(counts))]
+    return [column.text.values[i] for i in order.tolist()]
+
+
+def _codes_of(signal: Signal) -> dict[str, int]:
+    codes = dict.fromkeys(signal.known or (), len(signal.values))
+    return codes | {value: code for code, value in enumerate(signal.values)}
+
+
+def _of_output(rows: EventBatch) -> list[Signal]:
+    numbers, texts = numbers_of(rows.output), _by_frequency(rows.output)
+    if numbers.size >= max(len(texts), 1):
+        return [_numeric(OUTPUT, numbers, "output")]
+    if not texts:
+        return []
+    if len(texts) <= min(FEW_TEXTS, max(2, len(rows) // 10)):
+        return [_categorical(OUTPUT, rows.output, "output")]
+    lengths = _lengths(rows.output)
+    return [_numeric("output length", numbers_of(Value(number=lengths)), "length")]
+
+
+def _of_confidence(rows: EventBatch) -> list[Signal]:
+    numbers = numbers_of(Value(number=rows.confidence))
+    return [_numeric(CONFIDENCE, numbers, "confidence")] if numbers.size else []
+
+
+def _lengths(output: Value) -> Floats | None:
+    """How many characters long; NaN where there is no text."""
+    if output.text is None:
+        return None
+    lengths = np.array([*map(len, output.text.values), np.nan], np.float64)
+    return lengths[output.text.codes]
+
+
+def _kind_of(column: Value) -> str:
+    if column.vector is not None and column.vector.values.size:
+        return "embedding"
+    n_texts = 0 if column.text is None else int(column.text.present.sum())
+    return "numeric" if numbers_of(column).size >= max(n_texts, 1) else "categorical"
+
+
+def _of_arrays(name: str, column: Value) -> list[Signal]:
+    """Regions of the first rows' arrays, and directions: of greatest variance, and at random."""
+    if column.vector is None or not column.vector.values.size:
+        return []
+    lengths = np.diff(column.vector.offsets)
+    length = min(int(np.median(lengths[lengths > 0])), MAX_LENGTH)
+    _, matrix = _matrix(column.vector, length)
+    scale = float(np.abs(matrix).max(initial=0.0))
+    if not np.isfinite(scale) or scale <= 0 or len(matrix) < MIN_REGION_ROWS:
+        return []
+    steps, rng = _in_steps(matrix, scale), np.random.default_rng(_SEED)
+    n_regions = min(N_REGIONS, len(steps) // MIN_REGION_ROWS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a region without rows stays where it was drawn
+        centres, _ = kmeans2(steps, n_regions, minit="points", rng=rng)
+    _, _, axes = np.linalg.svd(steps - steps.mean(axis=0), full_matrices=False)
+    drawn = rng.normal(size=(N_DIRECTIONS, length))
+    drawn /= np.linalg.norm(drawn, axis=1, keepdims=True)
+    regions = Signal(
+        name,
+        "categorical",
+        values=tuple(f"region {i + 1}" for i in range(n_regions)),
+        column=name,
+        scale=scale,
+        vectors=_whole(centres),
+    )
+    return [
+        regions,
+        *(
+            _direction(name, i, direction, steps, scale)
+            for i, direction in enumerate([*axes[:N_DIRECTIONS], *drawn])
+        ),
+    ]
+
+
+def _direction(name: str, i: int, direction: Floats, steps: Floats, scale: float) -> Signal:
+    vectors = _whole(direction[None] * _STEPS)
+    cuts, percents = _cuts(steps @ np.array(vectors[0], np.float64))
+    return Signal(
+        f"{name} along direction {i + 1}",
+        "numeric",
+        cuts=cuts,
+        percents=percents,
+        column=name,
+        scale=scale,
+        vectors=vectors,
+    )
+
+
+def _whole(vectors: Floats) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(row) for row in np.rint(vectors).astype(np.int64).tolist())
+
+
+def _matrix(vectors: Vectors, length: int) -> tuple[Indices, Floats]:
+    """Rows that have an array of at least that length, and its first numbers."""
+    rows = np.flatnonzero(np.diff(vectors.offsets) >= length)
+    places = vectors.offsets[rows][:, None] + np.arange(length)
+    return rows, vectors.values[places].astype(np.float64)
+
+
+def _in_steps(matrix: Floats, scale: float) -> Floats:
+    steps: Floats = np.clip(np.rint(matrix / scale * _STEPS), -_MOST_STEPS, _MOST_STEPS)
+    return np.nan_to_num(steps)
