@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 SYNCED := $(VENV)/.synced
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check check-grafana format bench bench-client bench-scrape bench-detectors bench-labels bench-slices test-faults soak fuzz tour
+.PHONY: help venv demo test check check-grafana format bench bench-client bench-scrape bench-detectors bench-inputs bench-labels bench-slices test-faults soak fuzz tour
 .DELETE_ON_ERROR:
 
 help: ## say what there is
@@ -88,6 +88,12 @@ bench-labels: $(SYNCED) ## how soon bad slices are found with the label plan; FU
 
 bench-slices: $(SYNCED) ## how often the slices that got worse are named, and those alone; FULL=1 writes the page
 	$(BIN)/python -m tests.benchmarks.bench_slices $(if $(FULL),--full)
+
+# Evidently does not import beside the pandas of uv.lock, so it runs in an environment of its own.
+bench-inputs: $(SYNCED) ## input shift beside Evidently's tests and NannyML's rule; FULL=1 writes detectors/INPUTS.md
+	@uv=$$(command -v uv || echo $(BIN)/uv); PYTHONPATH=. $$uv run --quiet --no-project --python 3.11 \
+	    --with evidently==0.7.23 --with 'pandas<3' --with scipy --with river \
+	    python -W ignore -m tests.benchmarks.bench_inputs $(if $(FULL),--full)
 
 fuzz: $(SYNCED) ## each decoder of ingest, FUZZ_SECONDS=60 a door, guided by coverage
 	for door in json arrow otlp otlp-json cloudevents capture gzip zstd; do \

@@ -1,0 +1,313 @@
+"""What input shift finds and what it cries wolf over, beside rules that people run today.
+
+Twenty features of two hundred slices, 10,000 rows an hour by Zipf's law, a daily season that all
+share and a jitter of each stream's hours. A week's reference, then two weeks in which nothing
+happens, or one in which 40 of the 4,000 streams move after two days.
+
+Beside it the tests of Evidently, by its own code, and NannyML's rule (a chunk is drifted beyond the
+mean and three standard deviations of the reference's chunks) by SciPy, each once a day on every
+stream with 30 rows or more. For those a part of the quiet streams is judged and counted up.
+
+    make bench-inputs            prints it
+    make bench-inputs FULL=1     writes detectors/INPUTS.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy.special import ndtr
+from scipy.stats import ks_2samp, wasserstein_distance
+
+from detectors import Budget, InputsEverywhere, InputShift, Shares, dispersion_of_shares
+from detectors.reference import raise_for_few_units, shrink_dispersion
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.intp]
+
+N_SLICES: Final = 200
+N_FEATURES: Final = 20
+N_MOVED: Final = 40
+ROWS_AN_HOUR: Final = 10_000
+SEASON: Final = 0.2  # standard deviations, up and down in a day, for everyone
+JITTER: Final = 0.1  # of each stream's hours
+WEEK: Final = 168
+ONSET: Final = 48  # hours
+LEVELS: Final = np.array([0.1, 0.3, 0.5, 0.7, 0.9])
+WATCHING: Final = ("everyone", "slices", "inputs")
+JUDGED_STREAMS: Final = 60  # of the quiet ones, by the peers
+REFERENCE_SAMPLE: Final = 2_000  # rows of a stream that the peers compare with
+MIN_ROWS: Final = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Shift:
+    """What happens to a stream: its mean moves by so many of its standard deviations, or widens."""
+
+    words: str
+    mean: float = 0.0
+    scale: float = 1.0
+
+
+SHIFTS: Final = (
+    Shift("mean + 0.3 sd", 0.3),
+    Shift("mean + 0.5 sd", 0.5),
+    Shift("scale × 1.5", 0.0, 1.5),
+    Shift("mean + 1 sd", 1.0),
+)
+
+
+class World:
+    """Streams, and what their hours look like."""
+
+    def __init__(self, seed: int, shift: Shift | None) -> None:
+        self.rng = np.random.default_rng(seed)
+        weight = 1.0 / np.arange(1, N_SLICES + 1)
+        self.rows = ROWS_AN_HOUR * weight / weight.sum()
+        self.mean = self.rng.normal(0.0, 0.5, (N_SLICES, N_FEATURES))
+        spread = np.sqrt(1.0 + 0.25)
+        self.cuts = spread * np.array([-1.2816, -0.5244, 0.0, 0.5244, 1.2816])
+        self.phase = self.rng.uniform(0, 2 * np.pi, N_FEATURES)
+        self.shift = shift
+        streams = self.rng.choice(N_SLICES * N_FEATURES, N_MOVED, replace=False)
+        self.moved = np.zeros((N_SLICES, N_FEATURES), np.bool_)
+        if shift is not None:
+            self.moved.reshape(-1)[streams] = True
+
+    def hour(self, hour: int) -> tuple[Floats, Floats, Ints]:
+        """Mean and scale of each stream in an hour, and how many rows each slice has."""
+        season = SEASON * np.sin(2 * np.pi * hour / 24 + self.phase)
+        mean = self.mean + season + self.rng.normal(0.0, JITTER, self.mean.shape)
+        scale = np.ones_like(mean)
+        if self.shift is not None and hour >= WEEK + ONSET:
+            mean = mean + self.shift.mean * self.moved
+            scale = np.where(self.moved, self.shift.scale, scale)
+        return mean, scale, self.rng.poisson(self.rows)
+
+    def shares(self, hours: range) -> Iterator[Shares]:
+        """Counts above each cut, hour by hour; row 0 is everyone."""
+        for hour in hours:
+            mean, scale, n = self.hour(hour)
+            below = ndtr((self.cuts - mean[..., None]) / scale[..., None])
+            edges = np.concatenate(
+                [np.zeros((*mean.shape, 1)), below, np.ones((*mean.shape, 1))], -1
+            )
+            counts = self.rng.multinomial(n[:, None], np.diff(edges, axis=-1))
+            above = np.cumsum(counts[..., ::-1], axis=-1)[..., ::-1][..., 1:]
+            hits = above.reshape(N_SLICES, -1).astype(np.float64)
+            rows = np.repeat(n[:, None].astype(np.float64), hits.shape[1], axis=1)
+            yield Shares(*(np.concatenate([of.sum(axis=0)[None], of]) for of in (hits, rows)))
+
+
+SIGNALS: Final = np.repeat(np.arange(N_FEATURES), LEVELS.size)
+ORDERS: Final = np.array([0] + [1] * N_SLICES)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a method said of one world."""
+
+    n_false: float  # alarms on streams that had not moved
+    delays: list[float]  # hours, of those that had and were found
+    n_moved: int
+
+
+def ours(world: World, weeks: int) -> Found:
+    """Our fleets: hourly looks, at the inputs' part of one false alert a week."""
+    fleet, everywhere = _learnt(world)
+    n_false = 0
+    first: dict[tuple[int, int], float] = {}
+    for hour, shares in enumerate(world.shares(range(WEEK, WEEK * (1 + weeks)))):
+        hazard = Budget(1.0).hazard("inputs", ORDERS, 3600.0, WATCHING)
+        spend = np.full(len(everywhere), hazard[0])
+        hazard[0] = 0.0
+        n_false += len(everywhere.update(_complements(shares), spend))
+        found = fleet.update(shares, hazard)
+        assert found.streams is not None
+        for slice_, stream in zip(found.slices.tolist(), found.streams.tolist(), strict=True):
+            if hour >= ONSET and world.moved[slice_ - 1, stream]:
+                first.setdefault((slice_, stream), float(hour + 1 - ONSET))
+            else:
+                n_false += 1
+        if world.shift is not None and len(found):
+            fleet.hold(found.slices, found.streams)
+    return Found(n_false, list(first.values()), int(world.moved.sum()))
+
+
+def _learnt(world: World) -> tuple[InputShift, InputsEverywhere]:
+    hours = list(world.shares(range(WEEK)))
+    hits, rows = (np.stack([getattr(h, name) for h in hours], axis=1) for name in ("hits", "rows"))
+    n = N_SLICES + 1
+    slices, units = np.repeat(np.arange(n), WEEK), np.tile(np.arange(WEEK), n)
+    own, rest = np.ones((n, N_FEATURES)), np.ones((n, N_FEATURES))
+    for s in range(N_FEATURES):
+        part = np.flatnonzero(s == SIGNALS)
+        of_signal = Shares(*(of[:, :, part].reshape(-1, part.size) for of in (hits, rows)))
+        a, b, n_units = dispersion_of_shares(slices, units, np.arange(WEEK), of_signal, n)
+        for to, of in ((own, a), (rest, b)):
+            to[:, s] = shrink_dispersion(of, n_units, WEEK)
+        own[0, s] = max(own[0, s], a[0] * raise_for_few_units(WEEK))
+    total = Shares(hits.sum(axis=1), rows.sum(axis=1))
+    fleet, everywhere = InputShift(SIGNALS), InputsEverywhere(SIGNALS)
+    fleet.grow(own, rest, total)
+    parts = _complements(total)
+    everywhere.grow(np.repeat(own[:1], len(parts.rows), axis=0), parts)
+    return fleet, everywhere
+
+
+def _complements(shares: Shares) -> Shares:
+    """Everyone, and everyone without each of the ten largest slices."""
+    return Shares(
+        *(np.concatenate([of[:1], of[0] - of[1:11]]) for of in (shares.hits, shares.rows))
+    )
+
+
+Rule = Callable[[pd.Series, list[pd.Series], pd.Series], bool]  # reference, its days, today
+
+
+def evidently(name: str, threshold: float) -> Rule:
+    """One of Evidently's tests, at its default threshold."""
+    module = importlib.import_module("evidently.legacy.calculations.stattests")
+    kinds = importlib.import_module("evidently.legacy.core")
+    test = getattr(module, name)
+
+    def rule(reference: Any, _: Any, today: Any) -> bool:
+        return bool(test(reference, today, kinds.ColumnType.Numerical, threshold).drifted)
+
+    return rule
+
+
+def nannyml(distance: Callable[[Any, Any], float]) -> Rule:
+    """NannyML's default threshold: beyond the mean and three deviations of the reference's days."""
+    known: dict[int, float] = {}
+
+    def rule(reference: Any, days: Any, today: Any) -> bool:
+        key = id(reference)
+        if key not in known:
+            distances = [distance(reference, day) for day in days]
+            known[key] = float(np.mean(distances) + 3 * np.std(distances))
+        return distance(reference, today) > known[key]
+
+    return rule
+
+
+def peers() -> dict[str, Rule]:
+    """By what they are called; Evidently's where it is installed."""
+    rules: dict[str, Rule] = {}
+    try:
+        rules["Evidently, PSI ≥ 0.1, daily"] = evidently("psi_stat_test", 0.1)
+        rules["Evidently, KS p < 0.05, daily"] = evidently("ks_stat_test", 0.05)
+        rules["Evidently, normed Wasserstein ≥ 0.1, daily"] = evidently(
+            "wasserstein_stat_test", 0.1
+        )
+    except ImportError:
+        print("Evidently is not installed: its rules are left out")
+    rules["NannyML's rule on KS, daily"] = nannyml(lambda a, b: float(ks_2samp(a, b).statistic))
+    rules["NannyML's rule on Wasserstein, daily"] = nannyml(
+        lambda a, b: float(wasserstein_distance(a, b))
+    )
+    return rules
+
+
+def judged(world: World, rules: dict[str, Rule], weeks: int) -> dict[str, Found]:
+    """What the peers say of the moved streams and of some of the others, day by day."""
+    quiet = world.rng.permutation(np.flatnonzero(~world.moved.reshape(-1)))[:JUDGED_STREAMS]
+    streams = [*np.flatnonzero(world.moved.reshape(-1)).tolist(), *quiet.tolist()]
+    days = [_day(world, day, streams) for day in range(7 * (1 + weeks))]
+    factor = (N_SLICES * N_FEATURES - int(world.moved.sum())) / quiet.size
+    found = {}
+    for name, rule in rules.items():
+        n_false, delays = 0.0, list[float]()
+        for k, stream in enumerate(streams):
+            before = [pd.Series(day[k]) for day in days[:7]]
+            whole = np.concatenate([day[k] for day in days[:7]])
+            if whole.size > REFERENCE_SAMPLE:
+                whole = world.rng.choice(whole, REFERENCE_SAMPLE, replace=False)
+            reference = pd.Series(whole)
+            enough = [day[k].size >= MIN_ROWS for day in days[7:]]
+            said = [
+                bool(ok) and rule(reference, before, pd.Series(day[k]))
+                for ok, day in zip(enough, days[7:], strict=True)
+            ]
+            if world.moved.reshape(-1)[stream]:
+                n_false += sum(said[: ONSET // 24])
+                late = [
+                    24.0 * (i + 1) - ONSET for i, s in enumerate(said) if s and i >= ONSET // 24
+                ]
+                delays += late[:1]
+            else:
+                n_false += sum(said) * factor
+        found[name] = Found(n_false, delays, int(world.moved.sum()))
+    return found
+
+
+def _day(world: World, day: int, streams: list[int]) -> list[Floats]:
+    values: list[list[Floats]] = [[] for _ in streams]
+    for hour in range(24 * day, 24 * day + 24):
+        mean, scale, n = world.hour(hour)
+        for k, stream in enumerate(streams):
+            s, f = divmod(stream, N_FEATURES)
+            size = min(int(n[s]), 200)  # a day of 4,800 rows is as good as one of more
+            values[k].append(world.rng.normal(mean[s, f], scale[s, f], size))
+    return [np.concatenate(of) for of in values]
+
+
+def table(n_null: int, n_moved: int, peer_seeds: int) -> Iterator[str]:
+    """The rows, in Markdown."""
+    yield (
+        f"| method | false alarms a week, {n_null} quiet fortnights | "
+        + " | ".join(f"{shift.words}: recall, median h" for shift in SHIFTS)
+        + " | false alarms in those weeks |"
+    )
+    yield "|---" * (3 + len(SHIFTS)) + "|"
+    quiet = [ours(World(seed, None), 2).n_false / 2 for seed in range(n_null)]
+    moved = [[ours(World(100 + seed, shift), 1) for seed in range(n_moved)] for shift in SHIFTS]
+    yield _row("`InputShift`, hourly, 0.3 promised a week", quiet, moved)
+    rules = peers()
+    null = [judged(World(seed, None), rules, 1) for seed in range(peer_seeds)]
+    drift = [
+        [judged(World(100 + seed, shift), rules, 1) for seed in range(peer_seeds)]
+        for shift in SHIFTS
+    ]
+    for name in rules:
+        of = [[found[name] for found in kind] for kind in drift]
+        yield _row(name, [found[name].n_false for found in null], of)
+
+
+def _row(name: str, quiet: list[float], moved: list[list[Found]]) -> str:
+    cells = [f"{np.mean(quiet):,.2f}" if np.mean(quiet) < 10 else f"{np.mean(quiet):,.0f}"]
+    for kind in moved:
+        delays = [d for found in kind for d in found.delays]
+        recall = len(delays) / sum(found.n_moved for found in kind)
+        cells.append(f"{recall:.2f}, {np.median(delays):.0f}" if delays else "0")
+    false = np.mean([found.n_false for kind in moved for found in kind])
+    cells.append(f"{false:,.1f}")
+    return f"| {name} | " + " | ".join(cells) + " |"
+
+
+def main() -> None:
+    """Print the table, or write it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--full", action="store_true", help="write detectors/INPUTS.md")
+    full = parser.parse_args().full
+    lines = list(table(*((6, 2, 1) if full else (2, 1, 1))))
+    if full:
+        head = (__doc__ or "").split("\n\n    make")[0]
+        title, body = head.split("\n\n", 1)
+        path = Path(__file__).parents[2] / "detectors" / "INPUTS.md"
+        path.write_text(
+            f"# Input shift, measured\n\n{title}\n\n{body}\n\n" + "\n".join(lines) + "\n"
+        )
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
