@@ -35,6 +35,7 @@ from service.engine import compare_routes as comparing
 from service.engine import label_plan_routes as labelling
 from service.engine import routes as models
 from service.engine.coverage import not_watched
+from service.engine.discovery import Discovery
 from service.engine.engine import Engine, Phase
 from service.engine.fold import Fold
 from service.engine.journal import SqlEventLog
@@ -119,10 +120,17 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
         on_transitions=worker.wake,
     )
     engine = Engine(processor, clock, settings, metrics)
+    discovery = Discovery(
+        SqlEventLog(database),
+        partial(engine.ask_and_wait, timeout_seconds=ASK_SECONDS),
+        partial(engine.submit_and_wait, timeout_seconds=ASK_SECONDS),
+        on_found=lambda tenant, n: metrics.slices_discovered.labels(tenant).inc(n),
+    )
     schedule = Schedule(
         database,
         [
             Retention(database, settings).job(),
+            discovery.job(),
             digest.job(partial(_not_watched, engine), settings.public_url),
         ],
         clock,

@@ -227,6 +227,9 @@ class Metrics:
         self.snapshots = counter("snapshots", "Snapshots of the state stored.")
         self.snapshot_bytes = gauge("snapshot_bytes", "Size of the newest snapshot.")
         self.transitions = counter("transitions", "Changes of alerts stored.", "tenant", "type")
+        self.slices_discovered = counter(
+            "slices_discovered", "Slices that a nightly search had adopted.", "tenant"
+        )
         self.deliveries = counter("deliveries", "Delivery attempts by result.", "result")
         for result in ("delivered", "retried", "failed"):
             self.deliveries.labels(result)  # present from the start: the first failure is a rise

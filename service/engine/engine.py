@@ -163,6 +163,14 @@ class Engine:
         except TimeoutError:
             raise TryLater("the service is busy") from None
 
+    def submit_and_wait(self, entry: Entry, timeout_seconds: float) -> Receipt:
+        """What `submit` gives, for a thread that may wait, as with `ask_and_wait`."""
+        self._refuse_unless_ready()
+        try:
+            return self._inbox.submit(entry).result(timeout_seconds)
+        except TimeoutError:  # it may be stored yet; to say the same again changes nothing
+            raise TryLater("the service is busy") from None
+
     def _refuse_unless_ready(self) -> None:
         if self._phase is not Phase.READY:
             raise TryLater(f"the service is {self._phase}", retry_after_seconds=5)

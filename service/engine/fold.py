@@ -14,12 +14,13 @@ import numpy as np
 
 from service.alerts.alert import Transition
 from service.alerts.ledger import Ledger
-from service.engine.ports import BATCH, CONFIGURE, REFERENCE, TICK, Entry
+from service.engine.ports import ADOPT, BATCH, CONFIGURE, REFERENCE, TICK, Entry
 from service.engine.state_bytes import from_bytes, to_bytes
 from service.errors import Damaged
 from service.ingest.events import PREDICTION, EventBatch, Rejected
 from service.ingest.frame import FrameError, from_frame
 from service.monitor.config import MonitorConfig
+from service.monitor.discovered import Condition
 from service.monitor.model import Model
 
 STATE_VERSION: Final = 4
@@ -116,6 +117,8 @@ class Fold:
             return self._absorb(tenant, entry)
         if entry.codec == CONFIGURE:
             return self._configure(tenant, entry)
+        if entry.codec == ADOPT:
+            return self._adopt(tenant, entry)
         if entry.codec == REFERENCE:
             return self._upload_reference(tenant, entry)
         raise Damaged(f"entry {entry.offset} has the unknown codec {entry.codec}")
@@ -197,6 +200,13 @@ class Fold:
         if not model.configure(MonitorConfig.model_validate(stated["config"])):
             return Applied()
         return Applied(transitions=tenant.ledgers[name].close_all(model.last_row_at))
+
+    def _adopt(self, tenant: Tenant, entry: Entry) -> Applied:
+        stated = _json(entry.body)
+        if stated["model"] in tenant.models:
+            found = msgspec.convert(stated["slices"], list[tuple[Condition, ...]])
+            tenant.models[stated["model"]].adopt(found)
+        return Applied()
 
     def _upload_reference(self, tenant: Tenant, entry: Entry) -> Applied:
         head, _, frame = entry.body.partition(b"\n")

@@ -105,6 +105,13 @@ class SqlEventLog:
         with self._database.read() as connection:
             return _last(connection)
 
+    def before(self, received_at: int) -> Offset:
+        """The newest entry that came before this instant; or the newest that was trimmed."""
+        older = select(func.max(journal.c.seq)).where(journal.c.received_at < received_at)
+        with self._database.read() as connection:
+            oldest = connection.scalar(select(func.min(journal.c.seq)))
+            return connection.scalar(older) or max((oldest or 1) - 1, 0)
+
     def keep_rejected(self, entry: Entry) -> None:
         """Keep for inspection rows of a stored entry that the fold refused."""
         with self._database.write() as connection:

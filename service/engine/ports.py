@@ -19,6 +19,7 @@ Offset = int  # place in the log; the first entry has 1, 0 is before all
 BATCH: Final = "batch/1"  # a frame of events, service.ingest.events
 TICK: Final = "tick/1"  # eight bytes, big endian: the wall clock, microseconds
 CONFIGURE: Final = "configure/1"  # JSON: {"model": ..., "config": {...}}
+ADOPT: Final = "adopt/1"  # JSON: {"model": ..., "slices": [[condition, ...], ...]}
 REFERENCE: Final = "reference/1"  # JSON: {"model": ...}, newline, a frame: an uploaded reference
 
 
@@ -27,7 +28,7 @@ class Entry:
     """One entry of the log, as it is appended and as it is read back."""
 
     tenant: str  # "" for a tick, which is everyone's
-    codec: str  # BATCH, TICK, CONFIGURE or REFERENCE
+    codec: str  # BATCH, TICK, CONFIGURE, ADOPT or REFERENCE
     body: bytes
     received_at: int  # microseconds since 1970, UTC; the wall clock enters the fold only here
     batch_id: str | None = None  # the sender's Idempotency-Key; unique in a tenant's log
@@ -58,6 +59,9 @@ class EventLog(Protocol):
 
     def last(self) -> Offset:
         """The offset of the newest entry, 0 where there is none."""
+
+    def before(self, received_at: int) -> Offset:
+        """The newest entry that came before this instant, 0 where there is none."""
 
     def keep_rejected(self, entry: Entry) -> None:
         """Keep for inspection the `rejected` of an entry that is stored: rows the fold refused.

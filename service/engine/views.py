@@ -52,12 +52,21 @@ def model_json(name: str, model: Model) -> dict[str, Any]:
         "rows_other": monitor.slices.n_rows_other if monitor else 0,
         "slices_past_budget": monitor.slices.n_past_budget if monitor else 0,
         "versions": dict(model.versions),
+        "discovered": _discovered(model),
         "last_row_at": to_rfc3339(model.last_row_at) if model.last_row_at else None,
         "reference_until": (
             to_rfc3339(monitor.reference_until) if monitor and monitor.reference_until else None
         ),
         "config": model.config.model_dump(mode="json", by_alias=True),
     }
+
+
+def _discovered(model: Model) -> list[dict[str, Any]]:
+    """Slices that a search found and that are tested on later rows; small ones are not told."""
+    if model.monitor is None:
+        return []
+    told = model.monitor.discovered.told()
+    return [each for each in told if each["rows"] >= model.config.publish_min_rows]
 
 
 def _normaliser(model: Model) -> str | None:

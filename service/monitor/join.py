@@ -44,6 +44,7 @@ class Matched:
     cell: Indices
     cluster: Hashes  # 0 where the prediction names none
     version: npt.NDArray[np.int16]  # the prediction's, by `monitor.versions`; 0: none
+    mask: npt.NDArray[np.uint64]  # the discovered slices that it is in, a bit each
     outputs: Outputs
     label_cell: Indices  # cell of what the label itself says, to be added to the prediction's
     duplicate: Bools  # shape (n_rows,): nothing in the row was new
@@ -81,18 +82,31 @@ class Join:
         return self._pending.find(hashes) >= 0
 
     def match(
-        self, batch: EventBatch, cells: Indices, versions: npt.NDArray[np.int16] | None = None
+        self,
+        batch: EventBatch,
+        cells: Indices,
+        versions: npt.NDArray[np.int16] | None = None,
+        masks: npt.NDArray[np.uint64] | None = None,
     ) -> Matched:
         """Keep new predictions, join labels, tell duplicates; `cells` has a cell for each row."""
         if versions is None:
             versions = np.zeros(len(batch), np.int16)
+        if masks is None:
+            masks = np.zeros(len(batch), np.uint64)
         hashes = hash_ids(batch.ids)
         predicts = (batch.kind & PREDICTION) != 0
         known = self._pending.find(hashes)
         new = _first_of_each(hashes, predicts & (known < 0))
         if new.size:
             known[new] = self._pending.add(
-                batch, new, hashes[new], cells[new], versions[new], self.loss, self.horizon
+                batch,
+                new,
+                hashes[new],
+                cells[new],
+                versions[new],
+                masks[new],
+                self.loss,
+                self.horizon,
             )
             beside = np.flatnonzero(known < 0)  # labels, and repeats, of what this batch brought
             known[beside] = self._pending.find(hashes[beside])
@@ -109,6 +123,7 @@ class Join:
             cell=self._pending.cell(rows),
             cluster=self._pending.cluster(rows),
             version=self._pending.version(rows),
+            mask=self._pending.mask(rows),
             outputs=self._pending.outputs(rows),
             label_cell=label_cell,
             duplicate=~(is_new | counted),

@@ -7,6 +7,7 @@ whoever asks is answered from a monitor made of them on the spot.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -16,6 +17,7 @@ from service.ingest.frame import from_frame, to_frame
 from service.ingest.halves import Halves, is_half
 from service.limits import HALVES, PLACES, SLICES
 from service.monitor.config import MonitorConfig, ReferenceRows
+from service.monitor.discovered import Condition
 from service.monitor.findings import Finding
 from service.monitor.learn import LEARN_ROWS, learn
 from service.monitor.monitor import Counted, Monitor
@@ -174,6 +176,10 @@ class Model:
         else:
             self._monitor.reconfigure(config)
         return anew
+
+    def adopt(self, found: Sequence[tuple[Condition, ...]]) -> int:
+        """Watch slices that a search found, from the rows to come on; how many are new."""
+        return 0 if self._monitor is None else self._monitor.adopt(found)
 
     def upload_reference(self, batch: EventBatch) -> tuple[int, list[Finding]]:
         """Take these labelled rows as what normal was; give how many could be scored.

@@ -7,7 +7,7 @@ after a certain row, wherever requests were cut, so the same rows give the same 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -28,6 +28,7 @@ from service.ingest.events import (
 )
 from service.monitor.admission import ABSENT
 from service.monitor.config import Matured, MonitorConfig, ReferenceRows, seconds
+from service.monitor.discovered import Condition, Discovered, Masks
 from service.monitor.findings import Finding
 from service.monitor.history import HOUR, History
 from service.monitor.incidents import Incidents
@@ -115,6 +116,7 @@ class Monitor:
         self.looks = Looks(tick_seconds)
         self.history = History()
         self.versions = Versions()
+        self.discovered = Discovered()
         self.rollout = RolloutWatch()
         self.delays = LabelDelay()
         self.clock = StreamClock(tick_seconds * SECOND)  # of the labels
@@ -144,17 +146,19 @@ class Monitor:
         refused, ticks = self._clocked(batch, received_at)
         kept = batch.take(np.flatnonzero(~refused)) if refused.any() else batch
         levels, versions = self.slices.levels_of(kept), self.versions.assign(kept)
+        masks = self.discovered.masks(kept)
         findings: list[Finding] = []
         duplicate, late = np.zeros(len(batch), np.bool_), np.zeros(len(batch), np.bool_)
         rows = np.flatnonzero(~refused)
         for start, stop, due in self._stretches(levels, ticks):
             part = kept if stop - start == len(kept) else kept.take(np.arange(start, stop))
             cells = self.slices.place(levels[start:stop])
-            matched = self.join.match(part, cells, versions[start:stop])
+            inside = None if masks is None else masks[start:stop]
+            matched = self.join.match(part, cells, versions[start:stop], inside)
             self.delays.add(matched.labels.time - matched.time)
             duplicate[rows[start:stop]] = matched.duplicate
             late[rows[start:stop]] = matched.late
-            findings += self._count(part, cells, versions[start:stop], matched, due)
+            findings += self._count(part, cells, versions[start:stop], inside, matched, due)
         if self.row_clock.now > self.forgotten_at:
             self.forgotten_at = self.row_clock.now
             self.join.forget(self.forgotten_at)
@@ -173,7 +177,7 @@ class Monitor:
             return []
         self._settle(tick.rows_at)
         self.watch.grow(self.slices)
-        self.watch.for_versions = self.rollout.share
+        self.watch.for_others = self.rollout.share + self.discovered.share
         outcomes = self.watch.outcomes(self.watch.summary(rows, self.slices), self.slices)
         uneven = worldwide = Detections.none()
         if self.config.is_within_budget:
@@ -185,13 +189,14 @@ class Monitor:
         recovered = self._recovered(self.watch, rows, outcomes)
         self.watch.learn_season(rows, self.slices)
         seconds = n_ticks * self.clock.tick / SECOND
-        by_version = []
+        beside: list[Finding] = []
         if self.config.is_within_budget:
-            by_version = self.rollout.tick(self, self.watch, rows, tick.at, seconds)
+            beside = self.rollout.tick(self, self.watch, rows, tick.at, seconds)
+            beside += self.discovered.tick(self, self.watch, rows, tick.at, seconds)
         if not (len(uneven) or len(worldwide) or outside or recovered):
-            return reconsidered + by_version
+            return reconsidered + beside
         namer = Namer(self, self.watch, tick.at)
-        return reconsidered + namer.name(uneven, worldwide, outside, recovered) + by_version
+        return reconsidered + namer.name(uneven, worldwide, outside, recovered) + beside
 
     def _recovered(self, watch: Watch, rows: Labelled, outcomes: Outcomes) -> list[int]:
         """Slices that are back, by rows of hours behind those that their alarm rests on."""
@@ -299,6 +304,7 @@ class Monitor:
         part: EventBatch,
         cells: Indices,
         versions: Numbers,
+        masks: Masks | None,
         rows: Matched,
         ticks: list[Tick],
     ) -> list[Finding]:
@@ -319,6 +325,8 @@ class Monitor:
             counted = slice(row, next_row)
             self.history.add_rows(hours[counted], new_cells[counted], versions[counted])
             self.versions.count(versions[counted], hours[counted])
+            if masks is not None:
+                self.discovered.count(masks[new[counted]])
             self.n_predictions += next_row - row
             among = slice(label, next_label)
             self._sum(labelled.between(label, next_label), adding[among], _at(annotators, among))
@@ -362,6 +370,7 @@ class Monitor:
             exposure=exposure[fits],
             evidence_weight=judged_by,
             version=rows.version[fits],
+            mask=rows.mask[fits],
         )
         return labelled, rows.at_row[fits], self._adding(rows.label_cell[fits]), _at(given_by, fits)
 
@@ -378,9 +387,15 @@ class Monitor:
         theirs[adding == 0] = ABSENT
         return self.slices.cells_of(np.where(theirs > 0, theirs, self.slices.levels[cells]))
 
+    @property
+    def loss_unit(self) -> float:
+        """What detectors count as one loss: the cap where losses have no unit of their own."""
+        is_scaled = self.schema.loss in SCALED_LOSSES and np.isfinite(self.cap)
+        return float(self.cap) if is_scaled else 1.0
+
     def _capped(self, loss: Floats) -> Floats:
         """Losses as the detectors take them: at most the cap, in its units if they have none."""
-        unit = self.cap if self.schema.loss in SCALED_LOSSES and np.isfinite(self.cap) else 1.0
+        unit = self.loss_unit
         capped: Floats = np.minimum(loss, self.cap) / unit
         return capped
 
@@ -498,6 +513,10 @@ class Monitor:
         if self.watch is not None:
             self.watch.restate(config.tolerance, Budget(config.alerts_a_week))
 
+    def adopt(self, found: Sequence[tuple[Condition, ...]]) -> int:
+        """Test discovered slices on the rows to come; how many are new, none without a watch."""
+        return 0 if self.watch is None else self.discovered.adopt(found, self.watch, self.clock.now)
+
     def upload_reference(self, batch: EventBatch) -> int:
         """Take a set of labelled predictions as the reference; give how many could be scored."""
         cells = self.slices.assign(batch)
@@ -524,6 +543,7 @@ class Monitor:
             "looks": self.looks.save(),
             "history": self.history.save(),
             "versions": self.versions.save(),
+            "discovered": self.discovered.save(),
             "rollout": self.rollout.save(),
             "delays": self.delays.save(),
             "clock": self.clock.save(),
@@ -558,6 +578,7 @@ class Monitor:
         monitor.looks.restore(state["looks"])
         monitor.history = History.restore(state["history"])
         monitor.versions = Versions.restore(state.get("versions", [[], 0, 0]))
+        monitor.discovered.restore(state.get("discovered"), 1.0 + config.tolerance)
         monitor.rollout.restore(state.get("rollout"), 1.0 + config.tolerance)
         monitor.clock = StreamClock.restore(state["clock"])
         monitor.row_clock = StreamClock.restore(state["row_clock"])

@@ -148,9 +148,9 @@ class Sessions:
         names: Hashes = self.session.astype(np.uint64) + np.uint64(1)
         hour = self.block.astype(np.int64)
         ones = np.ones(loss.size)
-        versions = np.zeros(loss.size, np.int16)
+        versions, masks = np.zeros(loss.size, np.int16), np.zeros(loss.size, np.uint64)
         return Labelled(
-            self.cell, hour, names, ones, loss, loss, self.exposure.copy(), ones, versions
+            self.cell, hour, names, ones, loss, loss, self.exposure.copy(), ones, versions, masks
         )
 
     def by_tick(self, values: Floats, slices: Slices) -> Floats:

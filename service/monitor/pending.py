@@ -31,6 +31,7 @@ _DTYPES: Final[dict[str, Any]] = {
     "labelled": np.bool_,
     "cluster": np.uint64,
     "version": np.int16,
+    "mask": np.uint64,
     "number": np.float64,
     "key": np.uint64,
     "end": np.int64,
@@ -83,10 +84,11 @@ class Pending:
         hashes: Hashes,
         cells: Indices,
         versions: npt.NDArray[np.int16],
+        masks: npt.NDArray[np.uint64],
         loss: LossName,
         horizon: int,
     ) -> Ints:
-        """Keep `rows` of the batch, of these hashes, cells and versions; give their serials."""
+        """Keep `rows` of the batch, as what they were found to be; give their serials."""
         n, times = rows.size, batch.time[rows]
         serial = np.arange(self._first + self._n, self._first + self._n + n)
         generation = self._with_room(n, horizon // GENERATIONS)
@@ -99,6 +101,8 @@ class Pending:
             self._append("cluster", cluster_hashes(batch)[rows])
         if versions.any() or "version" in self._used:
             self._append("version", versions)
+        if masks.any() or "mask" in self._used:
+            self._append("mask", masks)
         outputs = outputs_of(loss, batch)
         self._append_outputs(outputs.take(rows) if n < len(batch) else outputs)
         self._n += n
@@ -164,6 +168,12 @@ class Pending:
         if "version" not in self._used:
             return np.zeros(serials.size, np.int16)
         return self._at("version", serials)
+
+    def mask(self, serials: Ints) -> npt.NDArray[np.uint64]:
+        """The discovered slices that these predictions are in, a bit each."""
+        if "mask" not in self._used:
+            return np.zeros(serials.size, np.uint64)
+        return self._at("mask", serials)
 
     def is_labelled(self, serials: Ints) -> Bools:
         """Which of these have had their label."""

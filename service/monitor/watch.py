@@ -50,7 +50,7 @@ WATCHING: Final = (
 )  # classes of streams that the budget is spent on
 
 
-_LABELLED_DTYPES: Final = (np.intp, np.int64, np.uint64, *[np.float64] * 5, np.int16)
+_LABELLED_DTYPES: Final = (np.intp, np.int64, np.uint64, *[np.float64] * 5, np.int16, np.uint64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,7 @@ class Labelled:
     exposure: Floats
     evidence_weight: Floats  # as the detectors weigh it: 1 within a named stratum
     version: npt.NDArray[np.int16]  # of the model, by `monitor.versions`
+    mask: npt.NDArray[np.uint64]  # discovered slices that it is in, a bit each
 
     def __len__(self) -> int:
         return self.cell.size
@@ -85,10 +86,9 @@ class Labelled:
 
     @classmethod
     def of_columns(cls, columns: list[Any]) -> Labelled:
-        """The rows whose columns were saved; versions were not, once."""
-        if len(columns) < len(cls.__slots__):
-            columns = [*columns, np.zeros(columns[0].size, np.int16)]
-        return cls(*columns)
+        """The rows whose columns were saved; the last ones were not, once."""
+        missing = _LABELLED_DTYPES[len(columns) :]
+        return cls(*columns, *(np.zeros(columns[0].size, dtype) for dtype in missing))
 
     def take(self, rows: Indices) -> Labelled:
         """The rows at these places."""
@@ -118,7 +118,7 @@ class Watch:
     def __init__(self, rates: CellRates, tolerance: float, budget: Budget) -> None:
         self.rates = rates
         self.budget = budget
-        self.for_versions = 0.0  # of the slices' share, at this tick
+        self.for_others = 0.0  # of the slices' share, at this tick: versions and discovered slices
         self.disparity = Disparity(1.0 + tolerance)
         self.everyone = Everyone(1.0 + tolerance)
         self.improvement = ErrorRate(downwards=True)  # of the streams that `everyone` watches
@@ -311,7 +311,7 @@ class Watch:
         hazard[live] = self.budget.hazard("slices", orders[live], seconds, watching)
         if self.calibration is not None:
             hazard[live] *= self.calibration.factor(self.budget.alerts_a_week)
-        hazard[1:] *= 1.0 - self.for_versions
+        hazard[1:] *= 1.0 - self.for_others
         return hazard
 
     def scatter(self, n_slices: int) -> Floats:

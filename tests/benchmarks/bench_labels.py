@@ -133,6 +133,7 @@ def _labelled(
         exposure=np.ones(slice_.size),
         evidence_weight=weight,
         version=np.zeros(slice_.size, np.int16),
+        mask=np.zeros(slice_.size, np.uint64),
     )
 
 

@@ -65,6 +65,7 @@ def labelled(
         exposure=ones,
         evidence_weight=ones,
         version=np.zeros(ones.size, np.int16),
+        mask=np.zeros(ones.size, np.uint64),
     )
 
 
