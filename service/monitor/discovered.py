@@ -119,12 +119,24 @@ class Discovered:
 
     def _grow(self, n_new: int, watch: Watch) -> None:
         n = n_new + (0 if len(self.fleet) else 1)
+        self._watch(n, watch)
+        self.recovery.grow(n)
+        self.sums = np.concatenate([self.sums, np.zeros((n_new, 2, 5))])
+
+    def _watch(self, n: int, watch: Watch) -> None:
+        """So many more streams, held to what their cells lost."""
         own, share = (np.full(n, dispersion) for dispersion in watch.new_dispersion)
         held = PRIOR_LOSSES * np.maximum(own, share)
         self.fleet.tolerance = self.fleet.own.tolerance = watch.disparity.tolerance
         self.fleet.grow(own, share, held, held)
-        self.recovery.grow(n)
-        self.sums = np.concatenate([self.sums, np.zeros((n_new, 2, 5))])
+
+    def renew(self, watch: Watch) -> None:
+        """There is a new reference: begin again with what is learnt, and keep what is open."""
+        n, is_open = len(self.fleet), self.fleet.open
+        self.fleet = Disparity(watch.disparity.tolerance)
+        if n:
+            self._watch(n, watch)
+            self.fleet.open[:] = is_open
 
     def masks(self, batch: EventBatch) -> Masks | None:
         """A bit for each adopted slice that a row is in; None where none is adopted."""

@@ -498,6 +498,7 @@ class Monitor:
         if before is not None:
             self.watch.take_over(before)
         self.rollout.forget()
+        self.discovered.renew(self.watch)
         self.outside.begin(reference, self.slices)
         self._since_tick = [
             replace(rows, capped=self._capped(rows.loss)) for rows in self._since_tick

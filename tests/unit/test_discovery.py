@@ -20,7 +20,7 @@ from service.schedule import Job, Schedule
 from tests.api import services
 from tests.builders import ManualClock
 from tests.doors import a_client, an_app
-from tests.rows import LATER, SECOND, START, a_configuration, fired, fold_in
+from tests.rows import LATER, SECOND, START, a_configuration, a_reference, fired, fold_in
 from tests.versions import monitor_of
 
 HIDDEN = (
@@ -151,6 +151,18 @@ def test_adoption_is_replayed_restored_and_cut_to_the_same_state() -> None:
     assert [t.alert.id for t in first] == [t.alert.id for t in second]
     assert one.digest() == other.digest()
     assert len(monitor_of(one).discovered.slices) == 1
+
+
+def test_a_new_reference_begins_anew_with_what_adopted_slices_have_learnt() -> None:
+    fold = a_fold()
+    adopt(fold, HIDDEN)
+    later(fold, 0.4)
+    discovered = monitor_of(fold).discovered
+    assert discovered.fleet.open.tolist() == [False, True]
+    fold.apply(a_reference(Hidden(seed=5, bad_rate=0.4).rows()))
+    assert discovered.fleet.open.tolist() == [False, True]
+    assert np.ptp(discovered.fleet.shape / discovered.fleet.rate) < 1e-12
+    assert discovered.fleet.meter.sum() == 0
 
 
 def test_the_oldest_quiet_slice_gives_way() -> None:
