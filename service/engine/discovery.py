@@ -7,7 +7,7 @@ fold tests them on the rows behind it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -18,7 +18,8 @@ import structlog
 
 from detectors.slice_search import worst_combinations
 from service.engine.fold import Fold
-from service.engine.ports import ADOPT, BATCH, Entry, EventLog
+from service.engine.ports import ADOPT, BATCH, Entry, EventLog, Offset
+from service.errors import DamagedEntry
 from service.ingest.events import Bools, EventBatch, Floats
 from service.ingest.frame import FrameError, from_frame
 from service.monitor.config import LossName
@@ -92,12 +93,21 @@ class Discovery:
     def _rows(self, tenant: str, model: str, since: int) -> EventBatch | None:
         """The newest rows of a model that came since."""
         kept: list[EventBatch] = []
-        for entry in self._log.read(self._log.before(since)):
+        for entry in self._whole_entries(self._log.before(since)):
             if entry.tenant == tenant and entry.codec == BATCH:
                 kept += _of_model(entry, model)
                 while len(kept) > 1 and sum(map(len, kept[1:])) >= MAX_ROWS:
                     del kept[0]
         return EventBatch.concatenate(kept) if kept else None
+
+    def _whole_entries(self, after: Offset) -> Iterator[Entry]:
+        """What is behind an entry, damaged ones left out: they are their tenant's trouble."""
+        while True:
+            try:
+                yield from self._log.read(after)
+                return
+            except DamagedEntry as damage:
+                after = damage.offset
 
 
 def _models(fold: Fold) -> list[tuple[str, str]]:

@@ -82,6 +82,18 @@ def test_commits_wait_for_the_disk(database: Database) -> None:
             assert connection.scalar(text("SHOW synchronous_commit")) == "on"
 
 
+def test_a_reader_may_begin_with_an_instant_whatever_was_forgotten(
+    log: EventLog, database: Database
+) -> None:
+    assert log.before(9_000_000) == 0
+    log.append(numbered(1, 6))
+    assert [e.offset for e in log.read(log.before(4_000_000))] == [4, 5, 6]
+    with database.write() as connection:
+        connection.execute(delete(journal).where(journal.c.seq <= 3))
+    assert [e.offset for e in log.read(log.before(2_000_000))] == [4, 5, 6]
+    assert list(log.read(log.before(9_000_000))) == []
+
+
 def test_reading_from_before_what_was_forgotten_is_refused(
     log: EventLog, database: Database
 ) -> None:
