@@ -22,7 +22,7 @@ Orders = npt.NDArray[np.intp]
 WEEK_SECONDS: Final = 604_800.0
 SHARES: Final[Mapping[str, float]] = MappingProxyType(
     # "process" is how rows and labels come: silence, labelling, composition
-    {"everyone": 0.05, "process": 0.05, "slices": 0.6, "inputs": 0.3}
+    {"everyone": 0.1, "process": 0.05, "slices": 0.6, "inputs": 0.25}
 )
 
 

@@ -53,8 +53,8 @@ class Rollout(Disparity):
     >>> hazard = np.array([0.0, 1e-4, 1e-4])
     >>> old = Outcomes(np.array([100., 50., 50.]), np.array([100., 50., 50.]))
     >>> new = Outcomes(np.array([105., 80., 25.]), np.array([100., 50., 50.]))
-    >>> [fleet.compare(new, old, hazard, False).slices.tolist() for _ in range(4)]
-    [[], [], [1], []]
+    >>> [fleet.compare(new, old, hazard, False).slices.tolist() for _ in range(5)]
+    [[], [], [], [1], []]
     """
 
     def __init__(self, tolerance: float = 1.0) -> None:

@@ -183,11 +183,34 @@ class Ledger:
             evidence=finding.evidence,
             summary=finding.summary or known.summary,
         )
+        if finding.leads and known.explained_by is not None:
+            return self._lead(stated, finding)
         if outside or stated == known:
             return []
         told = known.state is State.FIRING and known.explained_by is None
         revised = replace(stated, revision=known.revision + 1)
         return [self._now(type_, finding.detected_at, _why(finding), revised, notify=told)]
+
+    def _lead(self, stated: Alert, finding: Finding) -> list[Transition]:
+        """Make an alert the head of what explained it, and of other heads that are part of it."""
+        at, firing = finding.detected_at, list(self.open.values())
+        below = [a for a in firing if a.id == stated.explained_by]
+        below += [a for a in taken_over(stated.kind, stated.slice, firing) if a not in below]
+        parts = [a for b in below for a in (b, *self._by_id(b.explains)) if a.id != stated.id]
+        head = replace(
+            stated,
+            explained_by=None,
+            explains=tuple(part.id for part in parts),
+            revision=stated.revision + 1,
+        )
+        reason = f"explained by {slice_text(head.slice)}"
+        return [
+            self._now("alert.firing", at, _why(finding), head, notify=True),
+            *(
+                self._revise(replace(part, explained_by=head.id, explains=()), at, reason)
+                for part in parts
+            ),
+        ]
 
     def close_all(self, at: int) -> list[Transition]:
         """Close what is open: the model is watched anew, and no one will see how it goes on."""

@@ -91,6 +91,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     effect: Effect
     evidence: Evidence
     explained_by: Slice | None = None  # the slice whose incident this belongs to
+    leads: bool = False  # it heads the incident from now on that another explained it in
     summary: str = ""
     reason: str = ""  # of this change, in words, for the alert's history
 

@@ -25,6 +25,7 @@ from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from msgspec.structs import replace
 
 from detectors.summary import LABELS
 from service.clock import to_rfc3339
@@ -121,6 +122,17 @@ class Incidents:
         """The slice's alert is over; labels may yet say that there was nothing."""
         if slice_ in self.open:
             self.over[slice_] = self.open.pop(slice_)
+
+    def lead(self, namer: Namer, slice_: int) -> Finding:
+        """A slice that another explained is told of as what explains that one."""
+        incident, names = self.open[slice_], namer.slices.names
+        incident.head = None
+        for part, head in namer.watch.explained.items():
+            if head == slice_ and part in self.open:
+                self.open[part].head = names[slice_]
+        told = replace(self._told(namer, slice_, incident, State.FIRING, None), leads=True)
+        incident.after = told.effect.after
+        return told.with_reason("it is worse beyond the part that explained it")
 
     def resting_on(self, hours: Ints) -> dict[int, list[int]]:
         """Slices whose alarm may rest on some of these hours, by the hour that it rests on none."""

@@ -119,12 +119,40 @@ class Namer:
             self._may_be_told,
         )
         crossed: dict[int, int] = {s: k for k, s in enumerate(uneven.slices.tolist())}
+        leading = self._leading(list(crossed))
         # who was left behind, and is worse than it was now, is told anew and explains no one
         for culprit, strength in self._heads():
             if culprit not in crossed:
                 teller.blame(culprit, strength)
         stories = teller.tell(list(crossed), self._suspects())
-        return [self._told(story, uneven, crossed[story.crossed]) for story in stories]
+        told = [self._told(story, uneven, crossed[story.crossed]) for story in stories]
+        return leading + told
+
+    def _leading(self, crossed: list[int]) -> list[Finding]:
+        """Slices that a part of theirs explained, and that are hurt beyond it and what crossed now.
+
+        Where a whole floor is hurt, the one of its parts that is hurt most may speak first.
+        """
+        watch, findings = self.watch, []
+        for slice_ in sorted(watch.explained):
+            head = watch.explained.get(slice_)
+            name = set(self.slices.names[slice_])
+            inside = [s for s in crossed if name < set(self.slices.names[s])]
+            if head is None or not name < set(self.slices.names[head]) or not inside:
+                continue
+            left = self.replay
+            for part in {head, *inside, *self._parts_of(slice_)}:
+                left = left.without(part, self._strength(part).onset)
+            dispersion = float(watch.disparity.dispersion[slice_])
+            if left.of_slice(slice_, dispersion).nats >= self.enough:
+                watch.lead(slice_, [head, *self._parts_of(slice_)])
+                findings.append(self.monitor.incidents.lead(self, slice_))
+        return findings
+
+    def _parts_of(self, slice_: int) -> list[int]:
+        """Open heads that are inside a slice."""
+        name = set(self.slices.names[slice_])
+        return [s for s, _ in self._heads() if name < set(self.slices.names[s])]
 
     def _may_be_told(self, slice_: int, strength: Strength) -> bool:
         history, n_cells = self.monitor.history, self.slices.n_cells

@@ -424,6 +424,13 @@ class Watch:
         half_way: Floats = outcomes.observed[ROOT] * share
         return half_way
 
+    def lead(self, slice_: int, parts: list[int]) -> None:
+        """Make a slice the head of what explained it, and of other heads that are parts of it."""
+        del self.explained[slice_]
+        below = [s for s, head in self.explained.items() if head in parts]
+        for part in (*parts, *below):
+            self.explained[part] = slice_
+
     def promote(self, gone: int) -> None:
         """Give what a head that is back explained a head of its own: the eldest of them."""
         self.explained.pop(gone, None)

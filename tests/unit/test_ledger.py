@@ -366,3 +366,23 @@ def test_the_table_of_transitions_holds_every_pair_of_states() -> None:
             after = ledger.apply([replace(found(FLOOR, 1, state=said), severity=Severity.CRITICAL)])
             due = TRANSITIONS.get((before, said))
             assert [t.type for t in after] == ([] if due is None else [due]), (before, said)
+
+
+def test_a_slice_that_its_part_explained_becomes_the_head_of_all_its_parts(ledger: Ledger) -> None:
+    ledger.apply([found(WEST), found(FLOOR, under=WEST), found(PHONE), found(NORTH)])
+    assert of(ledger, FLOOR).explained_by == of(ledger, WEST).id
+    leads = replace(found(FLOOR, hour=5), leads=True, reason="it is worse beyond its part")
+    transitions = ledger.apply([leads])
+    assert told(transitions) == [
+        ("alert.firing", FLOOR, True),
+        ("alert.revised", WEST, False),
+        ("alert.revised", NORTH, False),
+    ]
+    floor = of(ledger, FLOOR)
+    assert floor.explained_by is None
+    assert floor.explains == (of(ledger, WEST).id, of(ledger, NORTH).id)
+    assert {of(ledger, part).explained_by for part in (WEST, NORTH)} == {floor.id}
+    assert of(ledger, PHONE).explained_by is None
+    assert not of(ledger, WEST).explains
+    assert transitions[0].reason == "it is worse beyond its part"
+    assert ledger.apply([leads]) == []  # it heads them already
