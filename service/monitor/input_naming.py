@@ -123,7 +123,8 @@ class InputNamer:
 
     def _told(self, slice_: int, crossed: list[tuple[int, float, float | None]]) -> Finding | None:
         """The finding for a slice of which signals crossed; None where it is another's story."""
-        moves = [self.move(slice_, s) for s, _, _ in crossed]
+        damaged = self._damaged(slice_)
+        moves = [self.move(slice_, s) for s, _, _ in crossed if s not in damaged]
         if slice_ != ROOT:
             moves = [move for move in moves if self._is_its_own(slice_, move)]
         if not moves:
@@ -131,10 +132,20 @@ class InputNamer:
         known = self.watch.incidents.get(slice_)
         if known is None and max(m.n_rows for m in moves) < self.monitor.config.publish_min_rows:
             return None
-        moves += [m for m in self._suspicious(slice_, {m.signal for m in moves}) if known is None]
+        if known is None:
+            moves += self._suspicious(slice_, damaged | {m.signal for m in moves})
         own = max(own for _, own, _ in crossed)
         rests = [rest for _, _, rest in crossed if rest is not None]
         return self._open(slice_, moves, known, own, max(rests) if rests else None)
+
+    def _damaged(self, slice_: int) -> set[int]:
+        """Signals of features that are told of as damaged: there is nothing to add to that."""
+        damaged = self.monitor.quality.damaged(ROOT)
+        for pair in self.slices.names[slice_]:
+            around = self.slices.find((pair,))
+            damaged |= set() if around is None else self.monitor.quality.damaged(around)
+        signals = self.inputs.signals
+        return {s for s, signal in enumerate(signals) if signal.feature in damaged}
 
     def _is_its_own(self, slice_: int, move: Move) -> bool:
         """Whether no open incident explains the movement.

@@ -104,14 +104,16 @@ class Monitor:
         self.slices = Slices(list(schema.dimensions), config.order, bands=dict(schema.bands))
         self.join = Join(schema.loss, seconds(config.label_horizon) * SECOND)
         self.inputs = Inputs(schema.signals)
+        self.quality = Quality(config)
         self.silence = Silence()
         self.label_process = LabelProcess(self.silence)
-        # in this order: how labels come is judged by the rows that silence has counted
+        # in this order: what is damaged has not moved, and how labels come is judged by the rows
+        # that silence has counted
         self.observers: tuple[Observer, ...] = (
+            self.quality,
             self.inputs,
             self.silence,
             self.label_process,
-            Quality(config),
         )
         self.looks = Looks(tick_seconds)
         self.history = History()

@@ -155,6 +155,11 @@ class Quality:
         self._looked_at, self._n_read = look.at, 0
         return findings
 
+    def damaged(self, slice_: int) -> set[str]:
+        """Features of a slice that an alert says are not what they were, here or everywhere."""
+        places = [ROOT, *np.flatnonzero(self._slices == slice_).tolist()]
+        return {feature for place in places for _, feature in self._open.get(place, [])}
+
     def in_use(self) -> list[int]:
         """Slices with an alert."""
         return [int(self._slices[place]) for place in self._open]

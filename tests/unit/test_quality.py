@@ -135,14 +135,14 @@ CHANGES: Final[dict[str, tuple[Change, str]]] = {
 def folded(
     batch: EventBatch, size: int = 250, config: dict[str, Any] | None = None
 ) -> list[Transition]:
-    """What the rows raise, so many a request."""
+    """What the rows raise, so many a request; what broke may be told of as moved, too, before."""
     fold = Fold()
     fold.apply(a_configuration(CONFIG if config is None else config))
     found: list[Transition] = []
     for n, start in enumerate(range(0, len(batch), size)):
         part = batch.take(np.arange(start, min(start + size, len(batch))))
         found += fold.apply(an_entry(part, received_at=LATER, batch_id=f"b{n}")).transitions
-    return found
+    return [t for t in found if t.alert.kind is not Kind.INPUT_SHIFT]
 
 
 def opened(found: list[Transition]) -> list[Alert]:
