@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import replace
 
 from service.ingest.events import EventBatch, Floats
 from service.monitor.config import MonitorConfig, ReferenceRows
@@ -217,10 +218,23 @@ class Quality:
             if state is not None:
                 name = monitor.slices.names[int(slices[place])]
                 where = f" of {slice_text(name)}" if name else ""
-                findings.append(self._finding(monitor, look, place, name, state, issues, where))
+                finding = self._finding(monitor, look, place, name, state, issues, where)
+                head = self._told_elsewhere(place)
+                if head is not None:
+                    under = monitor.slices.names[int(slices[head])]
+                    finding = replace(finding, explained_by=under)
+                findings.append(finding)
                 if state is State.RESOLVED:
                     del self._onset[place]
         return findings
+
+    def _told_elsewhere(self, place: int) -> int | None:
+        """Another slice of which all that is wrong here is told already: one cause, most likely."""
+        what = {tuple(each) for each in self._open.get(place, [])}
+        for other, theirs in self._open.items():
+            if other != place and what and what <= {tuple(each) for each in theirs}:
+                return other
+        return None
 
     def _issues(self, look: Look, found: dict[Rule, Bools], place: int) -> list[Issue]:
         """What is wrong in one slice, by rule and then by name."""

@@ -81,7 +81,9 @@ ROWS: Final = {
     ("GET", "/v1/models/{model:path}"): Row(READS, is_whose="model"),
     ("GET", "/v1/models/{model:path}/slices"): Row(READS, is_whose="model"),
     ("GET", "/v1/models/{model:path}/label-plan"): Row(READS, is_whose="model", query="?budget=9"),
-    ("GET", "/v1/models/{model:path}/compare"): Row(READS, is_whose="model", query="?versions=1,2"),
+    ("GET", "/v1/models/{model:path}/compare"): Row(
+        READS, is_whose="model", query=f"?versions={CANARY}-v,{CANARY}-w"
+    ),
     ("PUT", "/v1/models/{model:path}"): Row(MANAGES, {}),  # makes the caller's own
     ("PUT", "/v1/models/{model:path}/reference"): Row(MANAGES, [{"id": "x", "model": "m"}]),
     ("GET", "/v1/alerts"): Row(READS),
@@ -204,11 +206,12 @@ def fill(house: House) -> None:
         "truth": f"{CANARY} truth",
         "cluster": f"{CANARY}-cluster",
     }
+    newer = {**row, "id": f"{CANARY}-newer", "version": f"{CANARY}-w"}
     bad = {**row, "id": f"{CANARY}-bad", "time": "yesterday"}
     sent = house.client.post(
-        "/v1/events", json=[row, bad], headers={**ingest, "idempotency-key": f"{CANARY}-batch"}
+        "/v1/events", json=[row, newer, bad], headers={**ingest, "idempotency-key": f"{CANARY}-batch"}
     )
-    assert sent.json()["accepted"] == 1
+    assert sent.json()["accepted"] == 2
     endpoint = house.client.post(
         "/v1/endpoints", json={"url": f"https://receiver.example/{CANARY}"}, headers=admin
     ).json()
