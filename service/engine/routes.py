@@ -80,7 +80,13 @@ async def list_slices(
     limit: Limit = 100,
     cursor: Cursor = None,
 ) -> dict[str, Any]:
-    """How the slices stand, the greatest of `sort` first; order 0 is the whole model."""
+    """How the slices stand, the greatest of `sort` first; order 0 is the whole model.
+
+    `estimated_loss` is what the model's own confidence says that the slice's predictions of the
+    last fortnight lost, labelled or not; `estimated_loss_interval` is where that is held to be.
+    `estimate_coverage` says how often of late such intervals held what labels said: under 0.8
+    distrust it. All are null where predictions have no confidence. It is never an alert.
+    """
     start, (first, last) = int(cursor or 0), span(since, until)
 
     def read(fold: Fold) -> list[dict[str, Any]] | None:

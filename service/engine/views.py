@@ -11,6 +11,7 @@ import numpy as np
 from service.clock import to_rfc3339
 from service.engine.fold import Fold
 from service.monitor.detectable import detectable, detectable_json
+from service.monitor.estimate import Estimated, estimate_json
 from service.monitor.findings import Slice
 from service.monitor.inputs import Histogram
 from service.monitor.losses import RATIO_LOSSES
@@ -53,6 +54,7 @@ def model_json(name: str, model: Model) -> dict[str, Any]:
         "slices_past_budget": monitor.slices.n_past_budget if monitor else 0,
         "versions": dict(model.versions),
         "discovered": _discovered(model),
+        "estimate": estimate_json(monitor) if monitor else None,
         "last_row_at": to_rfc3339(model.last_row_at) if model.last_row_at else None,
         "reference_until": (
             to_rfc3339(monitor.reference_until) if monitor and monitor.reference_until else None
@@ -98,10 +100,12 @@ def slices_json(
     for alert in ledger.open.values():
         alerts.setdefault(alert.slice, []).append(alert.id)
     could = detectable(monitor)
+    guess = monitor.estimate.estimated(monitor.slices, monitor.loss_unit, query.since, query.until)
     selected = _selected(monitor, now, query)[start : start + limit]
     shifts = monitor.inputs.shifts(monitor.slices.membership(), np.array(selected, np.intp))
     return [
         _slice_json(monitor, now, index, shift, alerts)
+        | _estimated_json(guess, index)
         | {"detectable": detectable_json(monitor, could, index)}
         for index, shift in zip(selected, shifts, strict=True)
     ]
@@ -140,6 +144,14 @@ def _slice_json(
         "evidence": as_number(now.evidence[index]),
         "shift": shift,
         "alerts": alerts.get(name, []),
+    }
+
+
+def _estimated_json(guess: Estimated, index: int) -> dict[str, Any]:
+    return {
+        "estimated_loss": as_number(guess.loss[index]),
+        "estimated_loss_interval": as_pair(guess.lower[index], guess.upper[index]),
+        "estimate_coverage": as_number(guess.coverage[index]),
     }
 
 

@@ -29,6 +29,7 @@ from service.monitor.config import LossName
 from service.monitor.id_table import IdTable
 from service.monitor.losses import Outputs
 from service.monitor.pending import Pending
+from service.monitor.scores import Bins
 
 Indices = npt.NDArray[np.intp]
 
@@ -45,6 +46,7 @@ class Matched:
     cluster: Hashes  # 0 where the prediction names none
     version: npt.NDArray[np.int16]  # the prediction's, by `monitor.versions`; 0: none
     mask: npt.NDArray[np.uint64]  # the discovered slices that it is in, a bit each
+    bin: Bins  # of its confidence; 0: it has none
     outputs: Outputs
     label_cell: Indices  # cell of what the label itself says, to be added to the prediction's
     duplicate: Bools  # shape (n_rows,): nothing in the row was new
@@ -87,12 +89,15 @@ class Join:
         cells: Indices,
         versions: npt.NDArray[np.int16] | None = None,
         masks: npt.NDArray[np.uint64] | None = None,
+        bins: Bins | None = None,
     ) -> Matched:
         """Keep new predictions, join labels, tell duplicates; `cells` has a cell for each row."""
         if versions is None:
             versions = np.zeros(len(batch), np.int16)
         if masks is None:
             masks = np.zeros(len(batch), np.uint64)
+        if bins is None:
+            bins = np.zeros(len(batch), np.uint8)
         hashes = hash_ids(batch.ids)
         predicts = (batch.kind & PREDICTION) != 0
         known = self._pending.find(hashes)
@@ -105,6 +110,7 @@ class Join:
                 cells[new],
                 versions[new],
                 masks[new],
+                bins[new],
                 self.loss,
                 self.horizon,
             )
@@ -124,6 +130,7 @@ class Join:
             cluster=self._pending.cluster(rows),
             version=self._pending.version(rows),
             mask=self._pending.mask(rows),
+            bin=self._pending.bin(rows),
             outputs=self._pending.outputs(rows),
             label_cell=label_cell,
             duplicate=~(is_new | counted),

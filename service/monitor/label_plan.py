@@ -61,6 +61,9 @@ def label_plan(monitor: Monitor, n_labels: int, seconds: int) -> LabelPlan:
     if monitor.watch is not None:
         watched = (monitor.clock.now - monitor.reference_until) / SECOND
         held = suspicions(monitor.watch, slices, max(watched, monitor.clock.tick / SECOND))
+        raised = monitor.estimate.raised(monitor.watch, slices, now)
+        raised[: len(monitor.watch.disparity)][monitor.watch.disparity.open] = 0.0
+        held = np.maximum(held, raised)
     least = LEAST_A_DAY * seconds / _DAY_SECONDS
     may_be_told = recent >= max(monitor.config.publish_min_rows, 1)
     return plan(slices, rows, held, n_labels, least, may_be_told)

@@ -14,6 +14,7 @@ import numpy as np
 from service.ingest.events import ANNOTATOR, Categories, EventBatch, Value
 from service.monitor.bands import Bands, as_number
 from service.monitor.config import LossName, MonitorConfig
+from service.monitor.scores import Scores, learn_scores
 from service.monitor.signals import Signal, learn_signals, numbers_of
 
 LEARN_ROWS: Final = 1_000
@@ -32,6 +33,7 @@ class Schema:
     dimensions: tuple[str, ...]
     signals: tuple[Signal, ...]
     bands: tuple[tuple[str, Bands], ...] = ()  # of dimensions whose values are numbers
+    scores: Scores | None = None  # bins of confidence; None: too few rows have one
 
     @property
     def features(self) -> dict[str, str]:
@@ -46,6 +48,7 @@ class Schema:
             "dimensions": list(self.dimensions),
             "signals": [signal.save() for signal in self.signals],
             "bands": [[name, bands.save()] for name, bands in self.bands],
+            "scores": self.scores and self.scores.save(),
         }
 
     @classmethod
@@ -53,18 +56,21 @@ class Schema:
         """The schema that `save` gave."""
         signals = tuple(map(Signal.restore, state["signals"]))
         bands = ((name, Bands.restore(cuts)) for name, cuts in state["bands"])
-        return cls(state["loss"], tuple(state["dimensions"]), signals, tuple(bands))
+        scores = Scores.restore(state.get("scores"))
+        return cls(state["loss"], tuple(state["dimensions"]), signals, tuple(bands), scores)
 
 
 def learn(config: MonitorConfig, rows: EventBatch) -> Schema:
     """The schema that `config` states and `rows` complete."""
     dimensions = learn_dimensions(rows) if config.dimensions is None else config.dimensions
     bands = {name: learn_bands(rows.attributes.get(name)) for name in dimensions}
+    loss = config.loss or learn_loss(rows)
     return Schema(
-        loss=config.loss or learn_loss(rows),
+        loss=loss,
         dimensions=tuple(dimensions),
         signals=learn_signals(config, rows),
         bands=tuple((name, of) for name, of in bands.items() if of is not None),
+        scores=learn_scores(loss, rows),
     )
 
 

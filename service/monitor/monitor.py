@@ -29,6 +29,7 @@ from service.ingest.events import (
 from service.monitor.admission import ABSENT
 from service.monitor.config import Matured, MonitorConfig, ReferenceRows, seconds
 from service.monitor.discovered import Condition, Discovered, Masks
+from service.monitor.estimate import Estimate
 from service.monitor.findings import Finding
 from service.monitor.history import HOUR, History
 from service.monitor.incidents import Incidents
@@ -45,6 +46,7 @@ from service.monitor.observer import Look, Looks, Observer
 from service.monitor.outside import Outside
 from service.monitor.quality import Quality
 from service.monitor.rollout import RolloutWatch
+from service.monitor.scores import Bins
 from service.monitor.silence import LIVE, Silence
 from service.monitor.slices import Slices
 from service.monitor.stream_clock import StreamClock
@@ -120,6 +122,7 @@ class Monitor:
         self.versions = Versions()
         self.discovered = Discovered()
         self.rollout = RolloutWatch()
+        self.estimate = Estimate(schema.scores)
         self.delays = LabelDelay()
         self.clock = StreamClock(tick_seconds * SECOND)  # of the labels
         self.row_clock = StreamClock(tick_seconds * SECOND)  # of the predictions
@@ -149,6 +152,7 @@ class Monitor:
         kept = batch.take(np.flatnonzero(~refused)) if refused.any() else batch
         levels, versions = self.slices.levels_of(kept), self.versions.assign(kept)
         masks = self.discovered.masks(kept)
+        bins = self.estimate.bins_of(self.schema.loss, kept)
         findings: list[Finding] = []
         duplicate, late = np.zeros(len(batch), np.bool_), np.zeros(len(batch), np.bool_)
         rows = np.flatnonzero(~refused)
@@ -156,7 +160,9 @@ class Monitor:
             part = kept if stop - start == len(kept) else kept.take(np.arange(start, stop))
             cells = self.slices.place(levels[start:stop])
             inside = None if masks is None else masks[start:stop]
-            matched = self.join.match(part, cells, versions[start:stop], inside)
+            of_part = None if bins is None else bins[start:stop]
+            matched = self.join.match(part, cells, versions[start:stop], inside, of_part)
+            self._estimate(part, cells, of_part, matched.predictions)
             self.delays.add(matched.labels.time - matched.time)
             duplicate[rows[start:stop]] = matched.duplicate
             late[rows[start:stop]] = matched.late
@@ -165,6 +171,11 @@ class Monitor:
             self.forgotten_at = self.row_clock.now
             self.join.forget(self.forgotten_at)
         return Counted(duplicate, late, refused), findings
+
+    def _estimate(self, part: EventBatch, cells: Indices, bins: Bins | None, new: Indices) -> None:
+        """Count new predictions by their confidence; nothing that ticks find depends on it."""
+        if bins is not None:
+            self.estimate.count(part.time[new], cells[new], bins[new])
 
     def tick(self, tick: Tick) -> list[Finding]:
         """End a stretch of the labels' time: detect, and name what was detected."""
@@ -190,6 +201,7 @@ class Monitor:
         reconsidered = self.incidents.reconsider(self, self.watch, tick.at)
         recovered = self._recovered(self.watch, rows, outcomes)
         self.watch.learn_season(rows, self.slices)
+        self.estimate.tick(rows, self.slices, tick.at)
         seconds = n_ticks * self.clock.tick / SECOND
         beside: list[Finding] = []
         if self.config.is_within_budget:
@@ -235,6 +247,7 @@ class Monitor:
         renewed = self.slices.settle(rows, np.unique(np.array(in_use, np.intp)))
         self.watch.renew(renewed)
         self.rollout.renew(renewed)
+        self.estimate.renew(renewed)
         for observer in self.observers:
             observer.renew(renewed)
 
@@ -373,6 +386,7 @@ class Monitor:
             evidence_weight=judged_by,
             version=rows.version[fits],
             mask=rows.mask[fits],
+            bin=rows.bin[fits],
         )
         return labelled, rows.at_row[fits], self._adding(rows.label_cell[fits]), _at(given_by, fits)
 
@@ -501,6 +515,7 @@ class Monitor:
             self.watch.take_over(before)
         self.rollout.forget()
         self.discovered.renew(self.watch)
+        self.estimate.begin(reference, self.slices, self.loss_unit)
         self.outside.begin(reference, self.slices)
         self._since_tick = [
             replace(rows, capped=self._capped(rows.loss)) for rows in self._since_tick
@@ -523,7 +538,8 @@ class Monitor:
     def upload_reference(self, batch: EventBatch) -> int:
         """Take a set of labelled predictions as the reference; give how many could be scored."""
         cells = self.slices.assign(batch)
-        rows = Join(self.schema.loss, self.join.horizon).match(batch, cells)
+        bins = self.estimate.bins_of(self.schema.loss, batch)
+        rows = Join(self.schema.loss, self.join.horizon).match(batch, cells, bins=bins)
         labelled, _, adding, _ = self._score(rows)
         labelled = replace(labelled, cell=self._labelled_cells(labelled.cell, adding))
         self.inputs.forget_reference()
@@ -548,6 +564,7 @@ class Monitor:
             "versions": self.versions.save(),
             "discovered": self.discovered.save(),
             "rollout": self.rollout.save(),
+            "estimate": self.estimate.save(),
             "delays": self.delays.save(),
             "clock": self.clock.save(),
             "row_clock": self.row_clock.save(),
@@ -583,6 +600,7 @@ class Monitor:
         monitor.versions = Versions.restore(state.get("versions", [[], 0, 0]))
         monitor.discovered.restore(state.get("discovered"), 1.0 + config.tolerance)
         monitor.rollout.restore(state.get("rollout"), 1.0 + config.tolerance)
+        monitor.estimate.restore(state.get("estimate"))
         monitor.clock = StreamClock.restore(state["clock"])
         monitor.row_clock = StreamClock.restore(state["row_clock"])
         if state["watch"] is not None:

@@ -149,8 +149,9 @@ class Sessions:
         hour = self.block.astype(np.int64)
         ones = np.ones(loss.size)
         versions, masks = np.zeros(loss.size, np.int16), np.zeros(loss.size, np.uint64)
+        exposure, bins = self.exposure.copy(), np.zeros(loss.size, np.uint8)
         return Labelled(
-            self.cell, hour, names, ones, loss, loss, self.exposure.copy(), ones, versions, masks
+            self.cell, hour, names, ones, loss, loss, exposure, ones, versions, masks, bins
         )
 
     def by_tick(self, values: Floats, slices: Slices) -> Floats:

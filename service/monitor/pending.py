@@ -19,6 +19,7 @@ from service.ingest.events import Bools, EventBatch, Hashes, Ints, hash_ids
 from service.monitor.config import LossName
 from service.monitor.id_table import IdTable
 from service.monitor.losses import NO_KEYS, NO_NUMBERS, Outputs, outputs_of
+from service.monitor.scores import Bins
 
 Indices = npt.NDArray[np.intp]
 
@@ -32,6 +33,7 @@ _DTYPES: Final[dict[str, Any]] = {
     "cluster": np.uint64,
     "version": np.int16,
     "mask": np.uint64,
+    "bin": np.uint8,
     "number": np.float64,
     "key": np.uint64,
     "end": np.int64,
@@ -85,6 +87,7 @@ class Pending:
         cells: Indices,
         versions: npt.NDArray[np.int16],
         masks: npt.NDArray[np.uint64],
+        bins: Bins,
         loss: LossName,
         horizon: int,
     ) -> Ints:
@@ -103,6 +106,8 @@ class Pending:
             self._append("version", versions)
         if masks.any() or "mask" in self._used:
             self._append("mask", masks)
+        if "bin" in self._used or bins.any():
+            self._append("bin", bins)
         outputs = outputs_of(loss, batch)
         self._append_outputs(outputs.take(rows) if n < len(batch) else outputs)
         self._n += n
@@ -174,6 +179,12 @@ class Pending:
         if "mask" not in self._used:
             return np.zeros(serials.size, np.uint64)
         return self._at("mask", serials)
+
+    def bin(self, serials: Ints) -> Bins:
+        """The bins of these predictions' confidence, 0 where they have none."""
+        if "bin" not in self._used:
+            return np.zeros(serials.size, np.uint8)
+        return self._at("bin", serials)
 
     def is_labelled(self, serials: Ints) -> Bools:
         """Which of these have had their label."""

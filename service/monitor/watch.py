@@ -50,7 +50,9 @@ WATCHING: Final = (
 )  # classes of streams that the budget is spent on
 
 
-_LABELLED_DTYPES: Final = (np.intp, np.int64, np.uint64, *[np.float64] * 5, np.int16, np.uint64)
+_LABELLED_DTYPES: Final = (
+    np.intp, np.int64, np.uint64, *[np.float64] * 5, np.int16, np.uint64, np.uint8
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,7 @@ class Labelled:
     evidence_weight: Floats  # as the detectors weigh it: 1 within a named stratum
     version: npt.NDArray[np.int16]  # of the model, by `monitor.versions`
     mask: npt.NDArray[np.uint64]  # discovered slices that it is in, a bit each
+    bin: npt.NDArray[np.uint8]  # of the prediction's confidence; 0: it has none
 
     def __len__(self) -> int:
         return self.cell.size

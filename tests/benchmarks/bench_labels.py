@@ -134,6 +134,7 @@ def _labelled(
         evidence_weight=weight,
         version=np.zeros(slice_.size, np.int16),
         mask=np.zeros(slice_.size, np.uint64),
+        bin=np.zeros(slice_.size, np.uint8),
     )
 
 

@@ -66,6 +66,7 @@ def labelled(
         evidence_weight=ones,
         version=np.zeros(ones.size, np.int16),
         mask=np.zeros(ones.size, np.uint64),
+        bin=np.zeros(ones.size, np.uint8),
     )
 
 
