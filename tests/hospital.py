@@ -108,6 +108,19 @@ def quiet() -> EventBatch:
     return by_time(EventBatch.concatenate([first, again]))
 
 
+def moving(dimension: str, value: str, at: int) -> EventBatch:
+    """The quiet fortnight, but that three in four with a value are recorded on floor 3 from `at`.
+
+    They are as well or badly heard as ever; what changes is who is on which floor.
+    """
+    rows = quiet()
+    floor, who = rows.attributes["floor"], rows.attributes[dimension]
+    moves = (rows.kind == PREDICTION) & (rows.time >= at)
+    moves &= (who.codes == who.values.index(value)) & (np.arange(len(rows)) % 4 > 0)
+    codes = np.where(moves, floor.values.index("3"), floor.codes).astype(np.int32)
+    return replace(rows, attributes={**rows.attributes, "floor": Categories(codes, floor.values)})
+
+
 def everywhere(seed: int = 7) -> EventBatch:
     """From the onset on the recogniser mishears twice as much, on every floor but the seventh.
 

@@ -232,7 +232,7 @@ class InputNamer:
         signal = self.inputs.signals[move.signal]
         was, now, rest_was, rest_now = move.shares
         told = f"Of {signal.feature} the {self.indicators.words(move.signal, move.indicator)} "
-        told += f"{'rose' if move.rises else 'fell'} from {_percent(was)} to {_percent(now)}"
+        told += f"{'rose' if move.rises else 'fell'} from {percent(was)} to {percent(now)}"
         if name and np.isfinite(rest_now):
             told += f" while the rest {_course(rest_was, rest_now)}"
         also = list(dict.fromkeys(self.inputs.signals[s].feature for s in signals))
@@ -265,7 +265,7 @@ class InputNamer:
         )
         name, signal = self.slices.names[slice_], self.inputs.signals[s]
         told = f"{signal.feature} for {slice_text(name)} is back: "
-        told += f"{self.indicators.words(s, indicator)} is {_percent(float(some[1]))}."
+        told += f"{self.indicators.words(s, indicator)} is {percent(float(some[1]))}."
         return self._finding(slice_, State.RESOLVED, move, told, 0.0, None if not name else 0.0)
 
     def _finding(
@@ -326,7 +326,7 @@ class InputNamer:
             rows=move.n_rows,
             labels=0,
             feature=signal.feature,
-            moved=f"{words}: {_percent(was)} → {_percent(now)}",
+            moved=f"{words}: {percent(was)} → {percent(now)}",
         )
 
     def _interval(self, slice_: int, move: Move) -> tuple[float, float] | None:
@@ -374,7 +374,7 @@ class InputNamer:
             y0, r0, y, r = (np.zeros_like(of) for of in (y0, r0, y, r))
         else:
             due = Due.beside(share, known, n, usual, rest_known, Shares(y, r))
-        nats, rises = _nats(Shares(x, n), due, dispersion)
+        nats, rises = beyond_tolerance(Shares(x, n), due, dispersion)
         first = 0 if from_ is None else self._window(from_)
         last = len(nats) if from_ is None else first + 1
         t, j = divmod(int(np.argmax(nats[first:last])) + first * nats.shape[1], nats.shape[1])
@@ -419,7 +419,7 @@ class InputNamer:
         return held
 
 
-def _nats(shares: Shares, due: Due, dispersion: float) -> tuple[Floats, Bools]:
+def beyond_tolerance(shares: Shares, due: Due, dispersion: float) -> tuple[Floats, Bools]:
     """How much windows say beyond the tolerance, and whether their shares rise or fall."""
     none = np.broadcast_to(due.lower, shares.rows.shape)
     share: Floats = np.divide(shares.hits, shares.rows, out=np.array(none), where=shares.rows > 0)
@@ -432,9 +432,10 @@ def _nats(shares: Shares, due: Due, dispersion: float) -> tuple[Floats, Bools]:
 
 
 def _course(was: float, now: float) -> str:
-    before, after = _percent(was), _percent(now)
+    before, after = percent(was), percent(now)
     return f"stayed at {after}" if before == after else f"went from {before} to {after}"
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """A share in words: `31 %`."""
     return f"{share:.0%}".replace("%", " %")

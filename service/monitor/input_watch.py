@@ -94,28 +94,13 @@ class InputWatch:
         `counts` are of slices, shape (n_slices, n_bins).
         """
         watch = cls(indicators)
-        n_signals = len(indicators.all)
-        own, rest, own_new, rest_new, root = (np.ones((1, n_signals)) for _ in range(5))
-        for units in _units_of(rows, slices.membership()):
-            found = [
-                _dispersions(units, rows, signal, s, len(slices))
-                for s, signal in enumerate(indicators.all)
-            ]
-            columns = (np.stack(column, axis=-1) for column in zip(*found, strict=True))
-            o, r, on, rn, of_root = columns
-            own, rest = np.maximum(own, o), np.maximum(rest, r)
-            own_new, rest_new = np.maximum(own_new, on), np.maximum(rest_new, rn)
-            root = np.maximum(root, of_root)
+        found = scatter_of(indicators, rows, slices.membership())
         n = min(len(slices), watch.most_slices)
         shares = indicators.shares(counts[:n])
-        watch.new_dispersion = own_new[0], rest_new[0]
-        own = np.array(np.broadcast_to(own, (len(slices), n_signals)))
-        own[ROOT] = root[0]
-        watch.shift.grow(
-            own[:n], np.array(np.broadcast_to(rest, (len(slices), n_signals)))[:n], shares
-        )
+        watch.new_dispersion = found.own_new, found.rest_new
+        watch.shift.grow(found.own[:n], found.rest[:n], shares)
         watch.recovery.grow(n)
-        total = counts.sum(axis=1) / max(n_signals, 1)
+        total = counts.sum(axis=1) / max(len(indicators.all), 1)
         watch.parts = [
             s
             for s in range(1, n)
@@ -123,7 +108,7 @@ class InputWatch:
             and SMALLEST_PART * total[ROOT] <= total[s] <= LARGEST_PART * total[ROOT]
         ]
         watch.everywhere.grow(
-            np.repeat(own[:1], 1 + len(watch.parts), axis=0), watch.without_parts(shares)
+            np.repeat(found.own[:1], 1 + len(watch.parts), axis=0), watch.without_parts(shares)
         )
         return watch
 
@@ -247,6 +232,35 @@ class InputWatch:
                 onset, (first, last), indicator, rises, before, size, tuple(signals), n_told, sound
             )
         return watch
+
+
+@dataclass(frozen=True, slots=True)
+class Scatter:
+    """How far each slice's counts scatter, by signal, beyond those of independent rows."""
+
+    own: Floats  # shape (n_slices, n_signals); the model's is the first
+    rest: Floats  # the same, beside everyone else
+    own_new: Floats  # shape (n_signals,), of a slice that the reference does not know
+    rest_new: Floats
+
+
+def scatter_of(indicators: Indicators, rows: ReferenceRows, membership: csr_array) -> Scatter:
+    """What the reference's rows tell of it; `membership` has the whole model first."""
+    n_slices, n_signals = membership.shape[0], len(indicators.all)
+    own, rest, own_new, rest_new, root = (np.ones((1, n_signals)) for _ in range(5))
+    for units in _units_of(rows, membership):
+        found = [
+            _dispersions(units, rows, signal, s, n_slices)
+            for s, signal in enumerate(indicators.all)
+        ]
+        o, r, on, rn, of_root = (np.stack(of, axis=-1) for of in zip(*found, strict=True))
+        own, rest = np.maximum(own, o), np.maximum(rest, r)
+        own_new, rest_new = np.maximum(own_new, on), np.maximum(rest_new, rn)
+        root = np.maximum(root, of_root)
+    own = np.array(np.broadcast_to(own, (n_slices, n_signals)))
+    own[ROOT] = root[0]
+    rest = np.array(np.broadcast_to(rest, (n_slices, n_signals)))
+    return Scatter(own, rest, own_new[0], rest_new[0])
 
 
 @dataclass(frozen=True, slots=True)

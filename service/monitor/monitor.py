@@ -27,6 +27,7 @@ from service.ingest.events import (
     Floats,
 )
 from service.monitor.admission import ABSENT
+from service.monitor.composition import Composition
 from service.monitor.config import Matured, MonitorConfig, ReferenceRows, seconds
 from service.monitor.discovered import Condition, Discovered, Masks
 from service.monitor.estimate import Estimate
@@ -109,6 +110,7 @@ class Monitor:
         self.quality = Quality(config)
         self.silence = Silence()
         self.label_process = LabelProcess(self.silence)
+        self.composition = Composition()
         # in this order: what is damaged has not moved, and how labels come is judged by the rows
         # that silence has counted
         self.observers: tuple[Observer, ...] = (
@@ -116,6 +118,7 @@ class Monitor:
             self.inputs,
             self.silence,
             self.label_process,
+            self.composition,
         )
         self.looks = Looks(tick_seconds)
         self.history = History()
@@ -543,6 +546,7 @@ class Monitor:
         labelled, _, adding, _ = self._score(rows)
         labelled = replace(labelled, cell=self._labelled_cells(labelled.cell, adding))
         self.inputs.forget_reference()
+        self.composition.forget()
         for observer in self.observers:
             observer.add(batch, rows.predictions, cells[rows.predictions], True)
         self.inputs.begin(self.slices)

@@ -365,7 +365,7 @@ def _rate(sums: Floats) -> float:
     return float(sums[LOSS] / sums[EXPOSURE]) if sums[EXPOSURE] > 0 else 0.0
 
 
-_METRICS: Final = {
+METRICS: Final = {
     "wer": "WER",
     "cer": "CER",
     "zero_one": "The error rate",
@@ -379,7 +379,7 @@ _METRICS: Final = {
 
 def summary_of(name: Slice, effect: Effect, state: State) -> str:
     """What is told of losses of a slice, in one sentence."""
-    metric = _METRICS[effect.metric]
+    metric = METRICS[effect.metric]
     whom = f" for {slice_text(name)}" if name else " for everyone"
     if state is State.RESOLVED:
         back = "caught up" if effect.because == "left_behind" else "back"

@@ -49,6 +49,14 @@ def grown(by_cell: Floats, n_cells: int) -> Floats:
     return np.concatenate([by_cell, np.zeros(n_cells - by_cell.size + by_cell.size // 2)])
 
 
+def padded(by_cell: Floats, n_cells: int) -> Floats:
+    """One number for each cell that is known by now."""
+    whole = np.zeros(n_cells)
+    n = min(n_cells, by_cell.size)
+    whole[:n] = by_cell[:n]
+    return whole
+
+
 def share_inside(slices: Slices, slice_: int, other: int, by_cell: Floats) -> float:
     """Which share of a slice's rows is in the other, too."""
     n_cells = min(slices.n_cells, by_cell.size)
@@ -71,6 +79,7 @@ def a_finding(
     meter: float,
     summary: str,
     reason: str,
+    onset_from: int | None = None,
 ) -> Finding:
     """A finding that is not of losses; `reason` is why it is told now."""
     return Finding(
@@ -80,7 +89,10 @@ def a_finding(
         state=state,
         severity=severity,
         onset=onset,
-        onset_interval=(onset - HOUR, max(onset_until, onset + 1)),
+        onset_interval=(
+            onset - HOUR if onset_from is None else onset_from,
+            max(onset_until, onset + 1),
+        ),
         detected_at=at,
         effect=effect,
         evidence=Evidence(
