@@ -27,7 +27,6 @@ from service.monitor.stretches import Stretches
 
 if TYPE_CHECKING:
     from service.monitor.monitor import Monitor
-    from service.monitor.watch import Watch
 
 ROWS_A_SLICE: Final = 15  # of a stretch, as of inputs
 FEWEST_ROWS: Final = 100  # of a stretch, and for an alert to be over
@@ -73,9 +72,12 @@ class Composition:
 
     def look(self, monitor: Monitor, look: Look) -> list[Finding]:
         """Whose mix is another one, or is back."""
-        watch = monitor.watch
+        watch, stated = monitor.watch, monitor.config.reference
         if watch is None or self.mix is None:
-            self._learn(monitor, watch, look)
+            if isinstance(stated, ReferenceWindow) and watch is None:
+                if look.at <= int(stated.from_.timestamp()) * SECOND:
+                    self.forget()
+            self.begin(monitor, look.at)
             return []
         self._seconds += look.seconds
         n_rows = self._now.sum()
@@ -94,22 +96,18 @@ class Composition:
             findings += namer.confirmed() + namer.told(crossed)
         return findings
 
-    def _learn(self, monitor: Monitor, watch: Watch | None, look: Look) -> None:
-        """Begin once it is known what each cell loses; what came until then is the reference."""
-        stated, self._began_at = monitor.config.reference, look.at
-        if watch is None:
-            if isinstance(stated, ReferenceWindow) and (
-                look.at <= int(stated.from_.timestamp()) * SECOND
-            ):
-                self.forget()
+    def begin(self, monitor: Monitor, at: int) -> None:
+        """Watch from now on, if it is known what each cell loses; what came is the reference."""
+        self._began_at = at
+        if monitor.watch is None:
             return
         self.reference = padded(self.reference, monitor.slices.n_cells)
         self.mix = MixWatch.fit(monitor.slices, self.reference, self._rows)
         self._rows = ReferenceRows.none(0)
         if self.mix is not None:
-            namer = MixNamer(monitor, watch, self, self.mix, look.at)
+            namer = MixNamer(monitor, monitor.watch, self, self.mix, at)
             for slice_, incident in self.open.items():
-                incident.before = namer.mixes(slice_, look.at).expected[0] or incident.before
+                incident.before = namer.mixes(slice_, at).expected[0] or incident.before
                 self.mix.hold(slice_)
 
     def _back(self, namer: MixNamer, rows: Floats) -> list[tuple[int, float]]:

@@ -82,7 +82,8 @@ class MixNamer:
         for slice_, incident in self.open.items():
             if not incident.is_confirmed:
                 mixes = self.mixes(slice_, incident.onset)
-                if _explained(mixes, self._labelled(slice_, incident.onset)) is not None:
+                explained = _explained(mixes, self._labelled(slice_, incident.onset))
+                if explained is not None and mixes.change >= self.least:
                     findings.append(self._finding(slice_, mixes))
         return findings
 

@@ -552,6 +552,7 @@ class Monitor:
         self.inputs.begin(self.slices)
         if len(labelled) >= MIN_REFERENCE_LABELS:
             self.start_watch(labelled, self.row_clock.now)
+        self.composition.begin(self, self.row_clock.now)
         return len(labelled)
 
     def save(self) -> dict[str, Any]:

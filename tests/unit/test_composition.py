@@ -140,6 +140,15 @@ def test_a_new_reference_ends_what_it_takes_as_normal() -> None:
     assert told == [("alert.resolved", first.alert.id)]
 
 
+def test_an_uploaded_reference_is_what_a_mix_is_held_to_from_then_on() -> None:
+    fold = a_fold()
+    rows = with_fewer("phone")
+    fold.apply(a_reference(without_positions(rows.take(np.flatnonzero(rows.time >= CHANGE)))))
+    told = list(compositions(fold_in(fold, MOVED)))
+    assert [t.alert.slice for t in told][:1] == [()]  # more phones everywhere than it has
+    assert told[0].alert.detected_at < CHANGE
+
+
 def test_less_than_the_tolerance_is_not_told() -> None:
     assert list(compositions(fold_in(a_fold(tolerance=0.5), MOVED))) == []
 
