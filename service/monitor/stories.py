@@ -65,7 +65,7 @@ class Teller:
         """
         before = dict(zip(crossed, self._nats(crossed, self.whole), strict=True))
         waiting, stories = self._explained(before, list(crossed), self.culprits)
-        others = [s for s in suspects if s not in before]
+        others = untold = [s for s in suspects if s not in before]
         while waiting:
             culprit = self._foremost(waiting, others)
             if culprit is None:
@@ -80,12 +80,12 @@ class Teller:
             if culprit in before or relieved:
                 raised_by = culprit if culprit in before else relieved[0]
                 stories += [Story(culprit, strength, None, raised_by), *parts]
-            else:
-                still_waiting = [s for s in still_waiting if before[s] >= self.enough]
             waiting = still_waiting
+        louder = max(self._nats(untold, self.whole), default=0.0) - TIE_NATS
         for slice_ in sorted(waiting, key=lambda s: (-before[s], s)):
             strength = self._strength(slice_, self.whole)
-            if self.may_be_told(slice_, strength):
+            may_be_theirs = before[slice_] < min(self.enough, louder)
+            if not may_be_theirs and self.may_be_told(slice_, strength):
                 stories.append(Story(slice_, strength, None, slice_))
         return stories
 

@@ -209,7 +209,9 @@ def fill(house: House) -> None:
     newer = {**row, "id": f"{CANARY}-newer", "version": f"{CANARY}-w"}
     bad = {**row, "id": f"{CANARY}-bad", "time": "yesterday"}
     sent = house.client.post(
-        "/v1/events", json=[row, newer, bad], headers={**ingest, "idempotency-key": f"{CANARY}-batch"}
+        "/v1/events",
+        json=[row, newer, bad],
+        headers={**ingest, "idempotency-key": f"{CANARY}-batch"},
     )
     assert sent.json()["accepted"] == 2
     endpoint = house.client.post(
