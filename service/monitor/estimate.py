@@ -140,7 +140,7 @@ class Estimate:
         self.owed[few] += members @ self._by_cell
         judged = np.flatnonzero(self.owed[:, _N] >= MIN_AUDIT_LABELS)
         _, lost, expected, scatter = self.owed[judged].T
-        doubt = map_.doubt(slices.membership()[judged, :]) * expected**2
+        doubt = map_.doubt(slices.membership()[judged, :], slices) * expected**2
         spread = np.sqrt(map_.dispersion * scatter + doubt)
         covered = np.abs(lost - expected) <= QUANTILE * spread
         missing = np.full((len(slices) - len(self.audited), N_AUDITS), _NONE, np.int8)
@@ -168,7 +168,9 @@ class Estimate:
         lost, exposure, scatter = (membership @ each for each in by_cell)
         loss = np.divide(lost, exposure, out=np.full(lost.size, np.nan), where=exposure > 0)
         spread = np.divide(scatter, exposure**2, out=np.zeros(lost.size), where=exposure > 0)
-        half = QUANTILE * np.sqrt(map_.dispersion * spread + map_.doubt(membership) * loss**2)
+        half = QUANTILE * np.sqrt(
+            map_.dispersion * spread + map_.doubt(membership, slices) * loss**2
+        )
         lower, upper = np.maximum(loss - half, 0.0), loss + half
         return Estimated(loss * unit, lower * unit, upper * unit, self.coverage(slices))
 

@@ -2,8 +2,9 @@
 
 CBPE where confidence is a probability that the reference's labels bear out: then it says itself how
 often the model is wrong. Else the loss regressed on the bin of the confidence, and on the cell
-beside it (direct loss estimation): some are misheard more than the model knows. Both are blind to
-a model that is wrong and as sure as ever, and that is why the estimate is held against labels.
+beside it (direct loss estimation), by dimensions whose values lose differently though the model is
+as sure of them: some are misheard more than it knows. Both are blind to a model that is wrong and
+as sure as ever, and that is why the estimate is held against labels.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from scipy.sparse import csr_array
 from scipy.stats import chi2
 
 from detectors.reference import MAIN_EFFECT_PRIOR, CellRates, fit_cell_rates
-from service.ingest.events import Bools, Floats
+from service.ingest.events import Bools, Codes, Floats
 from service.monitor.scores import N_BINS, NO_SCORE
 from service.monitor.slices import Slices
 from service.monitor.watch import Labelled
@@ -47,6 +48,7 @@ class LossMap:
     squared: Floats  # shape (ROOM,): squared residual of a row, mean
     dispersion: float  # of sums of residuals, by sessions
     compound: float  # variance of losses over their mean
+    differing: Bools  # dimensions whose values lose differently at the same confidence
     lost: Floats  # in the reference by cell, which the cells' ratios rest on
     error: float  # of a slice's estimate, relative, beyond what few rows explain
 
@@ -64,15 +66,31 @@ class LossMap:
 
     def ratios(self, slices: Slices) -> Floats:
         """How much more than its bins say each cell loses, shape (n_cells,)."""
-        return np.ones(slices.n_cells) if self.cells is None else self.cells.predict(slices.levels)
+        return (
+            np.ones(slices.n_cells)
+            if self.cells is None
+            else self.cells.predict(self.levels(slices))
+        )
 
-    def doubt(self, members: csr_array) -> Floats:
-        """Relative variance of slices' estimates, by how little their ratios may rest on."""
+    def levels(self, slices: Slices) -> Codes:
+        """Cells by the dimensions that make a difference; in the others all are alike."""
+        return np.where(self.differing, slices.levels, 0).astype(np.int32)
+
+    def doubt(self, members: csr_array, slices: Slices) -> Floats:
+        """Relative variance of slices' estimates, by how little their values' ratios rest on."""
         doubt = np.full(members.shape[0], self.error**2)
-        if self.cells is not None:
-            n = min(members.shape[1], self.lost.size)
-            rests_on = MAIN_EFFECT_PRIOR * self.compound + members[:, :n] @ self.lost[:n]
-            doubt += self.compound / rests_on
+        n = min(members.shape[1], self.lost.size)
+        lost = self.lost[:n] + _LEAST_COMPOUND  # a slice that lost nothing has its cells' parts
+        for dimension in np.flatnonzero(self.differing).tolist():
+            codes = slices.levels[:n, dimension]
+            of_value = _by(codes, self.lost[:n], int(codes.max()) + 1)
+            parts = members[:, :n] @ csr_array((lost, (np.arange(n), codes)))
+            whole = parts.sum(axis=1)
+            variance = self.compound / (MAIN_EFFECT_PRIOR * self.compound + of_value)
+            squares = (parts**2) @ variance
+            doubt += np.divide(
+                squares, whole**2, out=np.full(whole.size, 1 / MAIN_EFFECT_PRIOR), where=whole > 0
+            )
         return doubt
 
     def due(self, rows: Labelled, ratios: Floats) -> Floats:
@@ -96,6 +114,7 @@ class LossMap:
             "cells": cells and [cells.base, cells.effects, cells.own, cells.own_weight],
             "stated": self.stated,
             "squared": self.squared,
+            "differing": self.differing,
             "lost": self.lost,
             "numbers": [self.dispersion, self.compound, self.error],
         }
@@ -112,6 +131,7 @@ class LossMap:
             squared=np.array(state["squared"]),
             dispersion=state["numbers"][0],
             compound=state["numbers"][1],
+            differing=np.array(state["differing"]),
             lost=np.array(state["lost"]),
             error=state["numbers"][2],
         )
@@ -153,13 +173,16 @@ def learn_map(reference: Labelled, slices: Slices, stated: Floats | None) -> Los
 
 def _fitted(rows: Labelled, slices: Slices) -> LossMap:
     """Bins and cells in turn, each given the other."""
-    found = _unfitted(rows, slices, "dle", None)
+    found = _described(rows, slices, _unfitted(rows, slices, "dle", None))
+    found.differing = _differing(found, rows, slices)
     w, lost = rows.evidence_weight, rows.evidence_weight * rows.capped
     observed = _by(rows.cell, lost, slices.n_cells)
     for _ in range(_ROUNDS):
         due = w * rows.exposure * found.rates[rows.bin]
         by_cell = _by(rows.cell, due, slices.n_cells)
-        found.cells = fit_cell_rates(slices.levels, observed, by_cell, found.compound)
+        fitted = fit_cell_rates(found.levels(slices), observed, by_cell, found.compound)
+        # what is particular to one cell is mostly chance, beside its bins and its values
+        found.cells = replace(fitted, own=np.ones(fitted.own.size))
         found.sums = sums_by_bin(rows, found.ratios(slices))
         found = _described(rows, slices, found)
     return found
@@ -168,7 +191,22 @@ def _fitted(rows: Labelled, slices: Slices) -> LossMap:
 def _unfitted(rows: Labelled, slices: Slices, method: Method, stated: Floats | None) -> LossMap:
     sums = sums_by_bin(rows, np.ones(slices.n_cells))
     lost = _by(rows.cell, rows.evidence_weight * rows.capped, slices.n_cells)
-    return LossMap(method, sums, None, stated, np.zeros(ROOM), 1.0, 1.0, lost, 0.0)
+    alike = np.zeros(slices.levels.shape[1], np.bool_)
+    return LossMap(method, sums, None, stated, np.zeros(ROOM), 1.0, 1.0, alike, lost, 0.0)
+
+
+def _differing(found: LossMap, rows: Labelled, slices: Slices) -> Bools:
+    """Dimensions whose values lost more or less than their bins say, beyond chance."""
+    w, due = rows.evidence_weight, found.due(rows, found.ratios(slices))
+    off = w * (rows.capped - due)
+    scatter = found.dispersion * w**2 * found.squared[rows.bin]
+    differing = []
+    for codes in slices.levels[rows.cell].T:
+        there = np.flatnonzero(np.bincount(codes))
+        squares, spread = np.bincount(codes, off)[there] ** 2, np.bincount(codes, scatter)[there]
+        distance = float((squares / np.maximum(spread, 1e-12)).sum())
+        differing.append(there.size > 1 and chi2.sf(distance, there.size - 1) < WITHIN_CHANCE)
+    return np.array(differing, np.bool_)
 
 
 def _described(rows: Labelled, slices: Slices, found: LossMap) -> LossMap:
@@ -227,7 +265,7 @@ def _error(found: LossMap, rows: Labelled, slices: Slices) -> float:
         members @ np.bincount(rows.cell, each, slices.n_cells) for each in by_cell
     )
     squares = (lost - expected) ** 2 - found.dispersion * scatter
-    squares -= found.doubt(members) * expected**2
+    squares -= found.doubt(members, slices) * expected**2
     weight = np.maximum(expected, 0.0)[1:]  # everyone's is nought by the fit
     relative = np.divide(
         squares[1:], expected[1:] ** 2, out=np.zeros(weight.size), where=weight > 0
