@@ -230,7 +230,7 @@ class Monitor:
 
     def pass_time(self, now: int) -> list[Finding]:
         """What the wall clock alone tells of a model whose rows came as they were made."""
-        return self.silence.of_everyone(self, now) if self.silence.lag <= LIVE else []
+        return self.silence.of_everyone(self, now) if self.silence.is_live else []
 
     def _settle(self, at: int) -> None:
         """Once a day of the predictions' time, see who is gone, and who came and has no place."""
@@ -277,7 +277,7 @@ class Monitor:
         times = batch.time[predictions]
         readings = self.row_clock.readings(times, received_at)
         if times.size:
-            self.silence.lag = received_at - int(times.max())
+            self.silence.is_live = received_at - int(times.max()) <= LIVE
         refused = np.zeros(len(batch), np.bool_)
         refused[predictions] = times < readings - self.join.horizon
         label_rows = np.flatnonzero(batch.kind & LABEL)

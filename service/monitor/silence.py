@@ -56,7 +56,7 @@ class Silence:
         self.held = Held(FAR_BELOW, downwards=True)
         self.sent = Rhythm()  # what each sent in the last week; `held` has what it owed instead
         self.cell_rows: Floats = np.zeros(0)  # all that came, by cell
-        self.lag = 0  # how old rows were when they came last, microseconds
+        self.is_live = True  # rows that came last came as they were made
         self.looked_at = 0
         self._since_look: Floats = np.zeros(0)  # rows, by cell
         self._first_hour: Ints = np.empty(0, np.int64)  # in which each stream had a row
@@ -235,7 +235,7 @@ class Silence:
             "since_look": used(self._since_look),
             "first_hour": self._first_hour.copy(),
             "seen": self._seen.copy(),
-            "numbers": [self.lag, self.looked_at],
+            "numbers": [int(self.is_live), self.looked_at],
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -247,7 +247,8 @@ class Silence:
         self._since_look = np.array(state["since_look"])
         self._first_hour = np.array(state["first_hour"])
         self._seen = np.array(state["seen"])
-        self.lag, self.looked_at = state["numbers"]
+        is_live, self.looked_at = state["numbers"]
+        self.is_live = bool(is_live)
 
 
 def _is_back(monitor: Monitor, name: Slice, stopped: Open, at: int) -> Finding:
