@@ -137,7 +137,7 @@ class Ledger:
             return [self._now(type_, at, why, replace(alert, explains=()), notify=False)]
         reason = f"explained by {slice_text(head.slice)}" if head else why
         transitions = [self._now(type_, at, reason, alert, notify=head is None)]
-        if head is not None:
+        if head is not None and alert.id not in head.explains:
             reason = f"explains {slice_text(alert.slice)} too"
             transitions.append(
                 self._revise(replace(head, explains=(*head.explains, alert.id)), at, reason)

@@ -386,3 +386,10 @@ def test_a_slice_that_its_part_explained_becomes_the_head_of_all_its_parts(ledge
     assert not of(ledger, WEST).explains
     assert transitions[0].reason == "it is worse beyond its part"
     assert ledger.apply([leads]) == []  # it heads them already
+
+
+def test_a_part_that_is_back_within_a_week_is_explained_once(ledger: Ledger) -> None:
+    ledger.apply([found(FLOOR), found(WEST, under=FLOOR)])
+    ledger.apply([found(WEST, hour=3, state=State.RESOLVED), found(WEST, hour=9, under=FLOOR)])
+    assert of(ledger, FLOOR).explains == (of(ledger, WEST).id,)
+    assert of(ledger, WEST).explained_by == of(ledger, FLOOR).id
