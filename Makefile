@@ -8,6 +8,7 @@ WRITE ?=
 FULL ?=
 SLICEWATCH_SOAK ?=
 FUZZ_SECONDS ?= 60
+FAULTS ?=
 PICTURES ?=
 
 VENV := .venv
@@ -30,7 +31,7 @@ test: $(SYNCED) ## run the tests
 	$(BIN)/pytest -q
 
 test-faults: $(SYNCED) ## break a running service in every way that fits in minutes; WRITE=1 keeps the figures
-	$(call faults,fast,fault,)
+	$(call faults,fast,fault,$(FAULTS))
 
 # The long lane takes hours: SLICEWATCH_SOAK names a piece, and RESULTS.md keeps the others' rows.
 SOAK_kills := test_kill_under_load.py test_kill_at_system_calls.py
