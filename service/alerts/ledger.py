@@ -187,9 +187,9 @@ class Ledger:
             return self._lead(stated, finding)
         if outside or stated == known:
             return []
-        told = known.state is State.FIRING and known.explained_by is None
         revised = replace(stated, revision=known.revision + 1)
-        return [self._now(type_, finding.detected_at, _why(finding), revised, notify=told)]
+        notify = _was_told(known)
+        return [self._now(type_, finding.detected_at, _why(finding), revised, notify=notify)]
 
     def _lead(self, stated: Alert, finding: Finding) -> list[Transition]:
         """Make an alert the head of what explained it, and of other heads that are part of it."""
@@ -197,15 +197,24 @@ class Ledger:
         below = [a for a in firing if a.id == stated.explained_by]
         below += [a for a in taken_over(stated.kind, stated.slice, firing) if a not in below]
         parts = [a for b in below for a in (b, *self._by_id(b.explains)) if a.id != stated.id]
+        reason = f"explained by {slice_text(stated.slice)}"
+        return self._made_head(stated, parts, at, _why(finding), reason)
+
+    def _made_head(
+        self, alert: Alert, parts: Sequence[Alert], at: int, why: str, reason: str
+    ) -> list[Transition]:
+        """Tell of an alert that was explained as the head of these parts; they are told to no one.
+
+        `why` is of the head's change, `reason` of the parts'.
+        """
         head = replace(
-            stated,
+            alert,
             explained_by=None,
             explains=tuple(part.id for part in parts),
-            revision=stated.revision + 1,
+            revision=alert.revision + 1,
         )
-        reason = f"explained by {slice_text(head.slice)}"
         return [
-            self._now("alert.firing", at, _why(finding), head, notify=True),
+            self._now("alert.firing", at, why, head, notify=True),
             *(
                 self._revise(replace(part, explained_by=head.id, explains=()), at, reason)
                 for part in parts
@@ -252,18 +261,8 @@ class Ledger:
         orphans = self._by_id(gone.explains)
         if not orphans:
             return []
-        eldest, others = orphans[0], orphans[1:]
-        head = replace(
-            eldest,
-            explained_by=None,
-            explains=tuple(other.id for other in others),
-            revision=eldest.revision + 1,
-        )
         reason = f"{slice_text(gone.slice)}, which explained it, is back"
-        return [
-            self._now("alert.firing", at, reason, head, notify=True),
-            *(self._revise(replace(o, explained_by=head.id), at, reason) for o in others),
-        ]
+        return self._made_head(orphans[0], orphans[1:], at, reason, reason)
 
     def save(self) -> list[Any]:
         """The state."""
