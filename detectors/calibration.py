@@ -17,7 +17,6 @@ from detectors.contract import Floats, State
 from detectors.disparity import Disparity
 from detectors.summary import Outcomes
 
-AIM: Final = 0.5  # of the promise: what is left is for what null weeks of a reference can't show
 FEWEST: Final = 10.0  # peaks that a level is read from; rarer levels are extrapolated
 KEPT: Final = 1_000  # peaks, of either kind of evidence
 FACTORS: Final = (0.05, 50.0)
@@ -30,8 +29,8 @@ class Calibration:
     Attributes
     ----------
     own, rest : float64, shape (at most KEPT,)
-        The greatest evidence that a slice reached in a null week, per false alert a week of
-        budget, greatest first: against its own reference, and against the rest.
+        The greatest evidence that a slice reached in a null week, per false alert a week that all
+        hazards come to, greatest first: against its own reference, and against the rest.
     weeks : float
         How many null weeks they are of.
 
@@ -39,15 +38,16 @@ class Calibration:
     -----
     Evidence is linear in the hazard until an alarm resets it, so one run at one budget tells what
     any other would have done: a slice alarms in a week where factor x budget x peak >= 1. Either
-    kind of evidence alone is held to the promise: what everybody shares moves the one, what the
-    others do the other, and an alarm that needs both is then left with one guard.
+    kind of evidence alone is held to the budget: what everybody shares moves the one, what the
+    others do the other, and an alarm that needs both is then left with one guard. Where neither is
+    moved, an alarm that needs both comes about two thirds as often.
 
     Examples
     --------
     >>> peaks = 1 / np.arange(1.0, 101.0)           # the k-th highest peak is 1 / k
     >>> calibration = Calibration(own=peaks, rest=peaks, weeks=50.0)
-    >>> round(calibration.factor(1.0), 6)           # 0.5 x 50 weeks = 25 alarms may be had
-    25.0
+    >>> round(calibration.factor(1.0), 6)           # 50 weeks: 50 alarms may be had
+    50.0
     """
 
     own: Floats
@@ -55,13 +55,10 @@ class Calibration:
     weeks: float
 
     def factor(self, alerts_a_week: float) -> float:
-        """By how much the hazards of this budget are multiplied."""
-        wanted = AIM * alerts_a_week * self.weeks
-        level = max(wanted, FEWEST)
+        """By how much hazards are multiplied that come to this budget in a week."""
+        level = max(alerts_a_week * self.weeks, FEWEST)
         peak = max(_at(self.own, level), _at(self.rest, level))
-        if peak <= 0:
-            return FACTORS[1]
-        return float(np.clip(wanted / level / (peak * alerts_a_week), *FACTORS))
+        return float(np.clip(self.weeks / (level * peak), *FACTORS)) if peak > 0 else FACTORS[1]
 
     @classmethod
     def of_peaks(cls, peaks: list[tuple[Floats, Floats]], alerts_a_week: float) -> Calibration:

@@ -23,14 +23,14 @@ from detectors.reference import MARGIN
 from service.ingest.events import Floats, Hashes, Ints
 from service.monitor.config import MonitorConfig
 from service.monitor.slices import Slices
-from service.monitor.watch import WATCHING, Labelled, Watch
+from service.monitor.watch import Labelled, Watch
 
 Indices = npt.NDArray[np.intp]
 
-ROUNDS: Final = 6
-WEEKS_A_ROUND: Final = 8
+ROUNDS: Final = 12
+WEEKS_A_ROUND: Final = 4
 SLICE_WEEKS: Final = 24_000  # about two seconds of one core; more slices see fewer weeks,
-FEWEST_WEEKS: Final = 3  # but of each round so many
+FEWEST_WEEKS: Final = 2  # but of each round so many
 TICKS_A_WEEK: Final = 28  # longer than the service's, which raise up to a third more alarms
 FEWEST_BLOCKS: Final = 12
 NEIGHBOURS: Final = 10  # on either side, whose losses a session's may be like
@@ -63,7 +63,7 @@ def calibrate(reference: Labelled, slices: Slices) -> Calibration | None:
     n_drawn = max(1, round(sessions.n_blocks * 168 / hours))
     n_weeks = min(WEEKS_A_ROUND, max(FEWEST_WEEKS, SLICE_WEEKS // (ROUNDS * len(slices))))
     seconds = WEEK_SECONDS / TICKS_A_WEEK
-    spend = UNIT_BUDGET.hazard("slices", slices.orders()[1:], seconds, WATCHING)
+    spend = UNIT_BUDGET.hazard("slices", slices.orders()[1:], seconds, ("slices",))
     hazard = np.concatenate([[0.0], spend])
     scatter = Scatter.of(sessions, watch.rates.predict(slices.levels))
     rng = np.random.default_rng(SEED)

@@ -30,6 +30,7 @@ from detectors import (
 from detectors.confidence import TYPICAL_RATE, log_e_own_reference, log_e_share
 from detectors.disparity import ratio_of, rest_of
 from detectors.error_rate import QUARANTINE
+from detectors.multiplicity import WEEK_SECONDS
 from detectors.reference import (
     MARGIN,
     least_dispersion,
@@ -312,9 +313,9 @@ class Watch:
         hazard = np.zeros(orders.size)
         hazard[:1] = self.budget.hazard("everyone", orders[:1], seconds, watching)
         hazard[live] = self.budget.hazard("slices", orders[live], seconds, watching)
-        if self.calibration is not None:
-            hazard[live] *= self.calibration.factor(self.budget.alerts_a_week)
         hazard[1:] *= 1.0 - self.for_others
+        if self.calibration is not None:
+            hazard[1:] *= self.calibration.factor(hazard[1:].sum() * WEEK_SECONDS / seconds)
         return hazard
 
     def scatter(self, n_slices: int) -> Floats:

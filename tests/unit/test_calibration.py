@@ -12,11 +12,12 @@ from scipy.stats import poisson
 
 from detectors import Budget, Calibration, Disparity, Outcomes
 from detectors.calibration import FACTORS, peaks_of
+from detectors.multiplicity import WEEK_SECONDS
 from service.ingest.events import Floats
 from service.monitor.config import MonitorConfig
 from service.monitor.null_weeks import Scatter, Sessions, calibrate, learn_watch
 from service.monitor.slices import Slices
-from service.monitor.watch import Labelled, Watch
+from service.monitor.watch import WATCHING, Labelled, Watch
 
 HOURS: Final = 168
 N_VALUES: Final = 40
@@ -99,10 +100,10 @@ def test_a_fleet_alarms_in_a_week_where_factor_times_peak_reaches_one() -> None:
 def test_rare_levels_are_extrapolated_and_never_past_their_bounds() -> None:
     peaks = 1 / np.arange(1.0, 101.0)
     calibration = Calibration(own=peaks, rest=peaks / 2, weeks=20.0)
-    # 0.5 x 1 x 20 weeks = the 10th peak, 1/10, of the kind that reaches further
-    assert calibration.factor(1.0) == pytest.approx(10.0)
-    # a tenth of the budget: one peak would do, read from the 10th, over a tenth of the evidence
-    assert calibration.factor(0.1) == pytest.approx(10.0)
+    # 1 a week in 20 weeks: the 20th peak, 1/20, of the kind that reaches further
+    assert calibration.factor(1.0) == pytest.approx(20.0)
+    # a tenth of that: the 2nd peak is too few to read, so it is the 10th, 1/10, a fifth as rare
+    assert calibration.factor(0.1) == pytest.approx(20.0)
     assert Calibration(peaks * 1e9, peaks, 20.0).factor(1.0) == FACTORS[0]
     assert Calibration(np.zeros(0), np.zeros(0), 20.0).factor(1.0) == FACTORS[1]
 
@@ -185,3 +186,19 @@ def test_drawn_losses_scatter_as_the_references_do_and_favour_no_cell() -> None:
     # 8 rows of variance p(1-p)(1 + 7 x .2) over a mean of p: (1 - .1) x 2.4
     spread = np.mean([((losses - due) ** 2).sum() / due.sum() for losses in drawn])
     assert spread == pytest.approx(0.9 * 2.4, rel=0.1)
+
+
+@pytest.mark.parametrize("watching", [WATCHING, ("inputs", *WATCHING)])
+def test_the_slices_spend_their_part_of_the_promise_and_no_more(watching: tuple[str, ...]) -> None:
+    """Whatever else watches, and whoever takes part of it, keeps what is theirs."""
+    rng = np.random.default_rng(9)
+    slices, reference = catalogue(), labelled(rng, rates(rng))
+    watch = learn_watch(reference, slices, MonitorConfig())
+    assert watch.calibration is not None
+    watch.for_others = 0.25
+    part = Budget(1.0).hazard("slices", np.ones(1, np.intp), WEEK_SECONDS, watching)[0]
+    # 0.6 of X, or 0.8 of it where no inputs are watched, less what the others take
+    assert part == pytest.approx(0.6 if "inputs" in watching else 0.8)
+    spent = watch.hazards(slices, 600.0, watching)[1:].sum() * WEEK_SECONDS / 600
+    left = 0.75 * part
+    assert spent == pytest.approx(left * watch.calibration.factor(left))
