@@ -77,10 +77,16 @@ class CellRates:
         Returns
         -------
         float64, shape (n_cells,)
+
+        Notes
+        -----
+        A fit is safer for holding cells closely to their dimensions, by `CELL_PRIOR`. What cells
+        may be like is as wide as slices are later held by, `MAIN_EFFECT_PRIOR`.
         """
         rates = self.predict(levels)
         n = min(len(levels), self.own.size)
-        shape = self.own_weight[:n] * self.own[:n] / dispersion
+        told = np.maximum(self.own_weight[:n] / dispersion - CELL_PRIOR, 0.0)
+        shape = (told + MAIN_EFFECT_PRIOR) * self.own[:n]
         rates[:n] *= rng.gamma(shape) / shape
         return rates
 

@@ -19,7 +19,6 @@ from scipy.sparse import csr_array
 from detectors import Budget, Calibration
 from detectors.calibration import peaks_of
 from detectors.multiplicity import WEEK_SECONDS
-from detectors.reference import MARGIN
 from service.ingest.events import Floats, Hashes, Ints
 from service.monitor.config import MonitorConfig
 from service.monitor.slices import Slices
@@ -28,35 +27,37 @@ from service.monitor.watch import Labelled, Watch
 Indices = npt.NDArray[np.intp]
 
 ROUNDS: Final = 12
-WEEKS_A_ROUND: Final = 4
-SLICE_WEEKS: Final = 24_000  # about two seconds of one core; more slices see fewer weeks,
-FEWEST_WEEKS: Final = 2  # but of each round so many
-TICKS_A_WEEK: Final = 28  # longer than the service's, which raise up to a third more alarms
-FEWEST_BLOCKS: Final = 12
-NEIGHBOURS: Final = 10  # on either side, whose losses a session's may be like
-_ALIKE: Final = 1e-9  # sizes that differ by rounding are one size
+WEEKS_A_ROUND: Final = 2
+SLICE_WEEKS: Final = 30_000  # about three seconds of one core; more slices see fewer weeks,
+FEWEST_WEEKS: Final = 1  # but of each round so many
+TICKS_A_WEEK: Final = (
+    168  # the service's of ten minutes raise a fifth more, of six hours half as many
+)
+FEWEST_BLOCKS: Final = 12  # to draw from
+PARTS_OF_AN_HOUR: Final = 6  # into which few hours are cut, so that two are enough
+NEIGHBOURS: Final = 10  # on either side at least, whose losses a session's may be like,
+ALIKE: Final = 1.25  # and all of a size within this ratio: a size's scatter is not another's
 UNIT_BUDGET: Final = Budget(1.0)
 SEED: Final = 0  # the same reference always gives the same calibration
 
 
 def learn_watch(reference: Labelled, slices: Slices, config: MonitorConfig) -> Watch:
     """The watch that a reference gives, calibrated where that is asked for and can be done."""
+    budget = Budget(config.alerts_a_week)
     calibration = calibrate(reference, slices) if config.false_alerts.mode == "calibrated" else None
-    watch = Watch.fit(
-        reference,
-        slices,
-        config.tolerance,
-        Budget(config.alerts_a_week),
-        margin=MARGIN if calibration is None else 1.0,
-    )
+    if calibration is None:
+        return Watch.fit(reference, slices, config.tolerance, budget)
+    stretch = stretches(reference)
+    watch = Watch.fit(reference, slices, config.tolerance, budget, False, stretch=stretch)
     watch.calibration = calibration
     return watch
 
 
 def calibrate(reference: Labelled, slices: Slices) -> Calibration | None:
     """Calibrate on weeks drawn from a reference; None where it has too few hours to draw from."""
-    watch = Watch.fit(reference, slices, 0.0, UNIT_BUDGET, margin=1.0)
-    sessions = Sessions.of(reference, watch.scale)
+    stretch = stretches(reference)
+    watch = Watch.fit(reference, slices, 0.0, UNIT_BUDGET, False, stretch=stretch)
+    sessions = Sessions.of(reference, watch.scale, stretch)
     if sessions.n_blocks < FEWEST_BLOCKS:
         return None
     hours = int(reference.hour.max() - reference.hour.min()) + 1
@@ -76,7 +77,7 @@ def calibrate(reference: Labelled, slices: Slices) -> Calibration | None:
             slices,
             0.0,
             UNIT_BUDGET,
-            margin=1.0,
+            is_proven=False,
             least=watch.least,
         )
         rates = learnt.rates.predict(slices.levels)
@@ -91,25 +92,37 @@ def calibrate(reference: Labelled, slices: Slices) -> Calibration | None:
     return Calibration.of_peaks(peaks, UNIT_BUDGET.alerts_a_week)
 
 
+def stretches(reference: Labelled) -> Ints:
+    """What may be drawn anew, shape (n_rows,): hours; of few hours the sixths, row by row."""
+    hours, hour, counts = np.unique(reference.hour, return_inverse=True, return_counts=True)
+    if hours.size >= FEWEST_BLOCKS:
+        return reference.hour
+    order = np.argsort(hour, kind="stable")
+    place = np.empty(order.size, np.int64)
+    place[order] = np.arange(order.size) - np.repeat(np.cumsum(counts) - counts, counts)
+    stretch: Ints = hour * PARTS_OF_AN_HOUR + place * PARTS_OF_AN_HOUR // counts[hour]
+    return stretch
+
+
 @dataclass(frozen=True, slots=True)
 class Sessions:
     """Labelled rows summed by session and cell, shape (n,) each; sessions lie in blocks."""
 
     session: Indices
     cell: Indices
-    block: Indices  # the hour in which the session began
+    block: Indices  # the stretch in which the session began
     exposure: Floats  # weighted
     loss: Floats  # weighted, capped
     n_blocks: int
 
     @classmethod
-    def of(cls, rows: Labelled, scale: float) -> Sessions:
+    def of(cls, rows: Labelled, scale: float, stretch: Ints) -> Sessions:
         """The sessions of rows whose weights are to be multiplied by `scale`."""
-        name = np.where(rows.cluster != 0, rows.cluster, rows.hour.astype(np.uint64))
+        name = np.where(rows.cluster != 0, rows.cluster, stretch.astype(np.uint64))
         _, session = np.unique(name, return_inverse=True)
-        began: Ints = np.full(int(session.max()) + 1, int(rows.hour.max()))
-        np.minimum.at(began, session, rows.hour)
-        hours, block = np.unique(began, return_inverse=True)
+        began: Ints = np.full(int(session.max()) + 1, int(stretch.max()))
+        np.minimum.at(began, session, stretch)
+        starts, block = np.unique(began, return_inverse=True)
         n_cells = int(rows.cell.max()) + 1
         keys, pair = np.unique(session * n_cells + rows.cell, return_inverse=True)
         weight = rows.evidence_weight * scale
@@ -119,7 +132,7 @@ class Sessions:
             block=block[keys // n_cells],
             exposure=np.bincount(pair, weight * rows.exposure).astype(np.float64),
             loss=np.bincount(pair, weight * rows.capped).astype(np.float64),
-            n_blocks=hours.size,
+            n_blocks=starts.size,
         )
 
     def take(self, blocks: Indices) -> Sessions:
@@ -187,9 +200,11 @@ class Scatter:
         """Losses at these rates, one for a session and cell: each as another's of like size."""
         due = sessions.exposure * rates[sessions.cell]
         n = self.due.size
-        reach = max(NEIGHBOURS, n // 50)
-        lowest = np.searchsorted(self.due, due * (1 - _ALIKE)) - reach
-        highest = np.searchsorted(self.due, due * (1 + _ALIKE), side="right") + reach
+        here, smaller, larger = (
+            np.searchsorted(self.due, due * ratio) for ratio in (1.0, 1 / ALIKE, ALIKE)
+        )
+        lowest = np.minimum(smaller, here - NEIGHBOURS)
+        highest = np.maximum(larger, here + NEIGHBOURS)
         other = rng.integers(np.clip(lowest, 0, n - 1), np.clip(highest, 1, n))
         losses: Floats = due * self.ratio[other]
         if self.session > 0:

@@ -30,7 +30,7 @@ from detectors import (
 from detectors.confidence import TYPICAL_RATE, log_e_own_reference, log_e_share
 from detectors.disparity import ratio_of, rest_of
 from detectors.error_rate import QUARANTINE
-from detectors.multiplicity import WEEK_SECONDS
+from detectors.multiplicity import WEEK_SECONDS, carry
 from detectors.reference import (
     MARGIN,
     least_dispersion,
@@ -124,6 +124,9 @@ class Watch:
         self.budget = budget
         self.for_others = 0.0  # of the slices' share, at this tick: versions and discovered slices
         self.disparity = Disparity(1.0 + tolerance)
+        self.unspent: Floats = np.empty(
+            0
+        )  # of the slices' hazards, in ticks without rows of theirs
         self.everyone = Everyone(1.0 + tolerance)
         self.improvement = ErrorRate(downwards=True)  # of the streams that `everyone` watches
         self.recovery = Recovery()
@@ -146,14 +149,18 @@ class Watch:
         slices: Slices,
         tolerance: float,
         budget: Budget,
-        margin: float = MARGIN,
+        is_proven: bool = True,
         least: tuple[Floats, Floats] | None = None,
+        stretch: Ints | None = None,
     ) -> Watch:
         """Learn from the reference's labelled rows what is due, and how far it scatters.
 
-        `margin` is what the slices' dispersions are raised by, for what two moments don't tell;
-        `least` is what independent rows have, where the reference's are summed and don't say.
+        Dispersions of a proven watch are raised, for what two moments and few units don't tell;
+        null weeks tell a calibrated one. `least` is what independent rows have, where the
+        reference's are summed and don't say, and `stretch` what rows without a cluster are
+        independent between, by default their hour.
         """
+        stretch = reference.hour if stretch is None else stretch
         scale = 1.0 / float(reference.evidence_weight.mean())
         reference = replace(reference, evidence_weight=reference.evidence_weight * scale)
         membership = slices.membership()
@@ -161,19 +168,20 @@ class Watch:
         capped, exposure = summary.sums[:, CAPPED], summary.sums[:, JUDGED]
         rough = _compound(reference)
         rates = fit_cell_rates(slices.levels, capped, exposure, rough)
-        units = _units(reference, rates.predict(slices.levels), membership)
+        units = _units(reference, rates.predict(slices.levels), membership, stretch)
         own, n_units = dispersion_own(units, len(slices))
         rates = fit_cell_rates(slices.levels, capped, exposure, max(rough, float(own[ROOT])))
         expected = rates.predict(slices.levels)
-        units = _units(reference, expected, membership)
+        units = _units(reference, expected, membership, stretch)
         total_units = float(units.unit_observed.size)
         own, n_units = dispersion_own(units, len(slices))
         share = dispersion_share(units, len(slices))
         if least is None:
             least = least_dispersion(_row_rates(reference, expected, membership))
         own_least, share_least = (rough * part for part in least)
-        own_shrunk = shrink_dispersion(own, n_units, total_units, margin, own_least)
-        share_shrunk = shrink_dispersion(share, n_units, total_units, margin, share_least)
+        margin, units_told = (MARGIN, total_units) if is_proven else (1.0, np.inf)
+        own_shrunk = shrink_dispersion(own, n_units, units_told, margin, own_least)
+        share_shrunk = shrink_dispersion(share, n_units, units_told, margin, share_least)
 
         watch = cls(rates, tolerance, budget)
         watch.scale, watch.least = scale, least
@@ -183,7 +191,7 @@ class Watch:
         counts = np.append(n_units, 0.0)
         of_new = [
             shrink_dispersion(
-                np.append(measured, np.nan), counts, total_units, margin, np.append(floor, rough)
+                np.append(measured, np.nan), counts, units_told, margin, np.append(floor, rough)
             )[-1]
             for measured, floor in ((own, own_least), (share, share_least))
         ]
@@ -235,6 +243,7 @@ class Watch:
         """Watch other slices in these places, as ones that are seen first now."""
         places = places[places < len(self.disparity)]
         self.disparity.renew(places, *self.new_dispersion)
+        self.unspent[places[places < self.unspent.size]] = 0.0
         self.recovery.close(places)
         compound = self.compound.copy()
         compound[places[places < compound.size]] = compound[ROOT]
@@ -288,6 +297,8 @@ class Watch:
         hazard = self.hazards(slices, seconds, watching)
         spend = np.full(len(self.everyone), hazard[ROOT])
         hazard[ROOT] = 0.0
+        unspent = np.append(self.unspent, np.zeros(hazard.size - self.unspent.size))
+        hazard, self.unspent = carry(unspent, hazard, outcomes.expected > 0)
         clumps = self._clumping()
         streams = Outcomes(
             complements(outcomes.observed, self.parts),
@@ -464,6 +475,7 @@ class Watch:
             "own": self.rates.own,
             "own_weight": self.rates.own_weight,
             "disparity": self.disparity.save(),
+            "unspent": self.unspent,
             "everyone": self.everyone.save(),
             "improvement": self.improvement.save(),
             "recovery": self.recovery.save(),
@@ -484,6 +496,7 @@ class Watch:
         rates = CellRates(state["base"], list(state["effects"]), state["own"], state["own_weight"])
         watch = cls(rates, tolerance, budget)
         watch.disparity.restore(state["disparity"])
+        watch.unspent = state.get("unspent", watch.unspent).copy()
         watch.everyone.restore(state["everyone"])
         watch.improvement.restore(state["improvement"])
         watch.recovery.restore(state["recovery"])
@@ -543,15 +556,13 @@ def _row_rates(reference: Labelled, rates: Floats, membership: csr_array) -> Flo
     return mean
 
 
-def _units(reference: Labelled, rates: Floats, membership: csr_array) -> Units:
-    """The reference by independent unit: its cluster, and for rows without one its hour."""
-    unit_name = np.where(
-        reference.cluster != 0, reference.cluster, reference.hour.astype(np.uint64)
-    )
+def _units(reference: Labelled, rates: Floats, membership: csr_array, stretch: Ints) -> Units:
+    """The reference by independent unit: its cluster, and for rows without one their stretch."""
+    unit_name = np.where(reference.cluster != 0, reference.cluster, stretch.astype(np.uint64))
     _, first, unit = np.unique(unit_name, return_index=True, return_inverse=True)
     observed = reference.evidence_weight * reference.capped
     expected = reference.evidence_weight * reference.exposure * rates[reference.cell]
-    _, period = np.unique(reference.hour[first], return_inverse=True)
+    _, period = np.unique(stretch[first], return_inverse=True)
 
     slices_of_cell = membership.T.tocsr()
     counts = np.diff(slices_of_cell.indptr)[reference.cell]

@@ -12,10 +12,10 @@ from scipy.stats import poisson
 
 from detectors import Budget, Calibration, Disparity, Outcomes
 from detectors.calibration import FACTORS, peaks_of
-from detectors.multiplicity import WEEK_SECONDS
+from detectors.multiplicity import CARRIED, WEEK_SECONDS, carry
 from service.ingest.events import Floats
 from service.monitor.config import MonitorConfig
-from service.monitor.null_weeks import Scatter, Sessions, calibrate, learn_watch
+from service.monitor.null_weeks import Scatter, Sessions, calibrate, learn_watch, stretches
 from service.monitor.slices import Slices
 from service.monitor.watch import WATCHING, Labelled, Watch
 
@@ -108,17 +108,17 @@ def test_rare_levels_are_extrapolated_and_never_past_their_bounds() -> None:
     assert Calibration(np.zeros(0), np.zeros(0), 20.0).factor(1.0) == FACTORS[1]
 
 
-@pytest.mark.parametrize("session", [1, 8])
+@pytest.mark.parametrize(("session", "hours"), [(1, HOURS), (8, HOURS), (1, 6)])
 @pytest.mark.parametrize("alerts_a_week", [1.0, 10.0])
 def test_null_weeks_raise_at_most_what_was_promised_and_a_third_at_least(
-    session: int, alerts_a_week: float
+    session: int, hours: int, alerts_a_week: float
 ) -> None:
     slices, false_alerts, n_weeks = catalogue(), 0, 0
     config = MonitorConfig.model_validate({"false_alerts": {"at_most": alerts_a_week}})
     for seed in range(6 if alerts_a_week < 10 else 3):
         rng = np.random.default_rng([seed, session])
         error_rates = rates(rng)
-        watch = learn_watch(labelled(rng, error_rates, session=session), slices, config)
+        watch = learn_watch(labelled(rng, error_rates, hours, session), slices, config)
         assert watch.mode == "calibrated"
         start = watch.save()
         for _ in range(4):
@@ -151,11 +151,24 @@ def test_the_same_reference_gives_the_same_calibration() -> None:
     assert restored.factor(3.0) == first.factor(3.0)
 
 
-def test_a_reference_of_few_hours_is_left_to_the_proven_hazards() -> None:
+def test_a_reference_within_one_hour_is_left_to_the_proven_hazards() -> None:
     rng = np.random.default_rng(6)
-    slices, few_hours = catalogue(), labelled(rng, rates(rng), hours=8)
-    assert calibrate(few_hours, slices) is None
-    assert learn_watch(few_hours, slices, MonitorConfig()).mode == "proven"
+    slices, one_hour = catalogue(), labelled(rng, rates(rng), hours=1)
+    assert calibrate(one_hour, slices) is None
+    assert learn_watch(one_hour, slices, MonitorConfig()).mode == "proven"
+
+
+def test_few_hours_are_cut_into_sixths_in_the_order_of_their_rows() -> None:
+    rng = np.random.default_rng(10)
+    rows = labelled(rng, rates(rng), hours=2)
+    parts = stretches(rows)
+    for hour in (0, 1):
+        of_hour = parts[rows.hour == hour]
+        assert (np.diff(of_hour) >= 0).all()
+        n_rows = np.unique_counts(of_hour).counts
+        assert n_rows.size == 6 and np.ptp(n_rows) <= 1
+    many = labelled(rng, rates(rng), hours=12)
+    np.testing.assert_array_equal(stretches(many), many.hour)
 
 
 def test_proven_hazards_stay_what_they_are_told_to_be() -> None:
@@ -174,7 +187,7 @@ def test_drawn_losses_scatter_as_the_references_do_and_favour_no_cell() -> None:
     reference = labelled(rng, error_rates, session=8)
     unlucky = reference.cell == 7
     reference = replace(reference, capped=np.where(unlucky, 0.0, reference.capped))
-    sessions = Sessions.of(reference, 1.0)
+    sessions = Sessions.of(reference, 1.0, reference.hour)
     truth = np.full(N_VALUES + 1, 0.1)
     scatter = Scatter.of(sessions, truth)
     drawn = [scatter.draw(rng, sessions, truth) for _ in range(20)]
@@ -202,3 +215,32 @@ def test_the_slices_spend_their_part_of_the_promise_and_no_more(watching: tuple[
     spent = watch.hazards(slices, 600.0, watching)[1:].sum() * WEEK_SECONDS / 600
     left = 0.75 * part
     assert spent == pytest.approx(left * watch.calibration.factor(left))
+
+
+def test_a_large_slice_scatters_in_drawn_weeks_as_its_own_hours_do() -> None:
+    """Few others are of its size, and one of a tenth of it scatters ten times as far for it."""
+    rng = np.random.default_rng(11)
+    reference = labelled(rng, np.full(N_VALUES, 0.05))
+    sessions, truth = Sessions.of(reference, 1.0, reference.hour), np.full(N_VALUES + 1, 0.05)
+    scatter = Scatter.of(sessions, truth)
+    largest = sessions.cell == 1
+    due = (sessions.exposure * 0.05)[largest]
+    squares = [((scatter.draw(rng, sessions, truth)[largest] - due) ** 2).sum() for _ in range(20)]
+    # of errors with a chance of 0.05 it is 0.95, give or take sqrt(2 / 168) of this reference
+    assert np.mean(squares) / due.sum() == pytest.approx(0.95, abs=4 * np.sqrt(2 / HOURS))
+
+
+def test_what_a_slice_could_not_spend_is_kept_for_when_it_has_rows() -> None:
+    rng = np.random.default_rng(12)
+    hazard, unspent = rng.random(50) * 1e-3, np.zeros(50)
+    total = np.zeros(50)
+    n_ticks = 100
+    for tick in range(n_ticks):
+        has_rows = (rng.random(50) < 0.2) | (tick == n_ticks - 1)
+        spent, unspent = carry(unspent, hazard, has_rows)
+        assert (spent[~has_rows] == 0).all() and (unspent[has_rows] == 0).all()
+        total += spent
+    np.testing.assert_allclose(total, n_ticks * hazard)
+    for _ in range(10 * int(CARRIED)):  # gone for ten days, and back for a day's worth
+        _, unspent = carry(unspent, hazard, np.zeros(50, np.bool_))
+    np.testing.assert_allclose(unspent, CARRIED * hazard)

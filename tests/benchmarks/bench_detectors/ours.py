@@ -8,6 +8,7 @@ import numpy as np
 from scipy.stats import gamma
 
 from detectors import ErrorRate, Outcomes, fit_cell_rates
+from detectors.reference import least_dispersion
 from tests.benchmarks.bench_detectors.page import Bools, Floats
 
 Baseline = Literal["known", "plug-in", "95 % limit", "learned"]
@@ -47,7 +48,8 @@ def fleet_of(
     ones = np.ones(errors.size)
     if baseline == "learned":
         rates = learned_rates(errors, n_rows)
-        fleet.grow(ones, errors, n_rows * rates)
+        least, _ = least_dispersion(rates)  # of independent errors, as the service has it
+        fleet.grow(least, errors, n_rows * rates)
         return fleet, rates
     if baseline == "known":
         rates = truth * ones

@@ -33,6 +33,7 @@ class Effort:
     traffic: float  # of a fleet, times what the table says
     weeks: int  # in each world
     peer_weeks: int
+    calibrated_weeks: int
     world_weeks: int  # through the whole pipeline, in each world, at each budget
     world_traffic: float  # in them, times what the table says
     label_streams: int  # whose every label is drawn
@@ -55,6 +56,7 @@ TINY: Final = Effort(
     traffic=0.02,
     weeks=1,
     peer_weeks=1,
+    calibrated_weeks=1,
     world_weeks=1,
     world_traffic=0.005,
     label_streams=3,
@@ -76,6 +78,7 @@ QUICK: Final = Effort(
     traffic=1.0,
     weeks=2,
     peer_weeks=1,
+    calibrated_weeks=1,
     world_weeks=1,
     world_traffic=0.2,
     label_streams=60,
@@ -89,7 +92,7 @@ FULL: Final = Effort(
     peer_streams=300,
     null_streams=4_000,
     slow_peer_streams=5,
-    events_a_tick=5,
+    events_a_tick=2,
     null_batches=10_000,
     null_replicates=5,
     pairs=200,
@@ -97,6 +100,7 @@ FULL: Final = Effort(
     traffic=1.0,
     weeks=50,
     peer_weeks=5,
+    calibrated_weeks=10,
     world_weeks=7,
     world_traffic=1.0,
     label_streams=300,

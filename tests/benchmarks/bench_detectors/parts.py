@@ -84,7 +84,7 @@ def parts(effort: Effort) -> list[Part]:
             for m in worlds.MODES
         ),
         *(
-            Part(f"week-{k}", partial(week.scores, world=k), list[week.Score])
+            Part(f"week-{k}", partial(week.scores, world=k), list[week.Score], code=WHOLE)
             for k in range(min(effort.worlds, len(week.WORLDS)))
         ),
         Part("frequent", single_stream.frequent, one),

@@ -36,6 +36,7 @@ BASELINES: Final[tuple[Baseline, ...]] = ("known", "plug-in", "95 % limit", "lea
 ENOUGH: Final = 5  # alarms from which a run length counts as measured
 ENOUGH_ALARMS: Final = 200  # after which no more are waited for
 STREAMS_AT_ONCE: Final = 100
+PHASES: Final = 32  # ADWIN's looks are so many events apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,18 +72,29 @@ def null_streams(p: float, part: int, n: int) -> Bools:
 
 
 def of_peer(peer: Peer, p: float, n: int, n_null: int) -> Measured:
-    """One of river's, on `n` streams of each change, and on at most `n_null` without."""
+    """One of river's, on `n` streams of each change, and on at most `n_null` without.
+
+    Some look once in 32 events. Streams are fed from different events on, so that changes fall
+    anywhere between two looks.
+    """
     count = n_done = 0
     while n_done < n_null and count < ENOUGH_ALARMS:
         null = null_streams(p, n_done // STREAMS_AT_ONCE, min(STREAMS_AT_ONCE, n_null - n_done))
-        count += sum(at >= BEFORE for errors in null.T for at in alarms(peer, errors))
+        fed = (_alarms(peer, null[:, k], k) for k in range(null.shape[1]))
+        count += sum(at >= BEFORE for found_at in fed for at in found_at)
         n_done += null.shape[1]
     found = {}
     for ratio in RATIOS:
         errors = streams(p, ratio, n)
-        firsts = [_first(alarms(peer, errors[:, k])) for k in range(n)]
+        firsts = [_first(_alarms(peer, errors[:, k], k)) for k in range(n)]
         found[ratio] = np.array(firsts)
     return Measured(peer.name, count, n_done * HORIZON, found)
+
+
+def _alarms(peer: Peer, errors: Bools, k: int) -> Iterator[int]:
+    """After which events of the `k`-th stream the peer says that errors rose."""
+    skipped = k % PHASES
+    return (at + skipped for at in alarms(peer, errors[skipped:]))
 
 
 def _first(at: Iterator[int]) -> float:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from functools import lru_cache
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -20,14 +21,20 @@ from detectors import (
     dispersion_share,
     fit_cell_rates,
 )
+from detectors.multiplicity import carry
 from detectors.reference import shrink_dispersion
 from detectors.streams import Fleet, Traffic, season, step, traffic, zipf_fleet
+from service.monitor.config import MonitorConfig
+from service.monitor.null_weeks import learn_watch
+from service.monitor.slices import Slices
+from service.monitor.watch import Labelled, Watch
 from tests.benchmarks.bench_detectors.page import Effort, Floats, Table, delays, generator, number
 
 Indices = npt.NDArray[np.intp]
 
 SLICES: Final = 1_000
 TICKS_AN_HOUR: Final = 6
+TICK_SECONDS: Final = 3600 / TICKS_AN_HOUR
 TICKS: Final = 168 * TICKS_AN_HOUR
 CHANGE: Final = 48 * TICKS_AN_HOUR
 LABELS_AN_HOUR: Final = 20_000.0
@@ -51,13 +58,14 @@ class World:
     with_peers: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Week:
     """One replicate: a reference, a week, and which slices went bad in it."""
 
     reference: Traffic
     traffic: Traffic
     bad: Indices
+    session: int  # rows in each
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +91,7 @@ def draw(world: World, labels_an_hour: float, rng: np.random.Generator) -> Week:
         _rows(world, fleet, np.ones((world.reference_hours * TICKS_AN_HOUR, SLICES)), rng),
         _rows(world, fleet, ratios, rng),
         bad if world.bad > 1 else bad[:0],
+        world.session,
     )
 
 
@@ -106,18 +115,74 @@ def ours(budget: float = 1.0, is_told_dispersion: bool = True) -> Method:
             own, share = np.ones_like(own), np.ones_like(share)
         fleet.grow(own, share, _with_root(seen), _with_root(exposure * rates))
         orders = np.ones(SLICES, np.intp)
-        spend = Budget(budget).hazard("slices", orders, 3600 / TICKS_AN_HOUR, ("slices",))
-        hazard = np.concatenate([[0.0], spend])
-        ticks, slices = [], []
-        errors = week.traffic.errors
-        for tick, rows in enumerate(week.traffic.rows):
-            outcomes = Outcomes(_with_root(errors[tick].astype(float)), _with_root(rows * rates))
-            crossed = fleet.update(outcomes, hazard).slices
-            ticks.extend([tick] * crossed.size)
-            slices.extend((crossed - 1).tolist())
-        return Alarms(np.array(ticks, np.intp), np.array(slices, np.intp))
+        spend = Budget(budget).hazard("slices", orders, TICK_SECONDS, ("slices",))
+        return _alarms(fleet, week.traffic, rates, np.concatenate([[0.0], spend]))
 
     return method
+
+
+def _alarms(fleet: Disparity, traffic: Traffic, rates: Floats, hazard: Floats) -> Alarms:
+    """The fleet through a week, as the service feeds it."""
+    unspent = np.zeros(hazard.size)
+    ticks, slices = [], []
+    errors = traffic.errors.astype(np.float64)
+    for tick, rows in enumerate(traffic.rows):
+        outcomes = Outcomes(_with_root(errors[tick]), _with_root(rows * rates))
+        spent, unspent = carry(unspent, hazard, outcomes.expected > 0)
+        crossed = fleet.update(outcomes, spent).slices
+        ticks.extend([tick] * crossed.size)
+        slices.extend((crossed - 1).tolist())
+    return Alarms(np.array(ticks, np.intp), np.array(slices, np.intp))
+
+
+def calibrated(budget: float = 1.0) -> Method:
+    """`Disparity` as the service sets it up by default: its hazards from null weeks."""
+
+    def method(week: Week) -> Alarms:
+        slices, cells = _catalogue()
+        watch = Watch.restore(_learnt(week), 0.0, Budget(budget))
+        hazard = watch.hazards(slices, TICK_SECONDS, ("slices",))
+        hazard[0] = 0.0
+        return _alarms(watch.disparity, week.traffic, watch.rates_of(slices)[cells], hazard)
+
+    return method
+
+
+@lru_cache(maxsize=1)  # for each budget in turn
+def _learnt(week: Week) -> dict[str, Any]:
+    slices, cells = _catalogue()
+    return learn_watch(_labelled(week, cells), slices, MonitorConfig()).save()
+
+
+def _catalogue() -> tuple[Slices, Indices]:
+    """The slices as values of one dimension, in order, and the cell of each."""
+    slices = Slices(["slice"], order=1)
+    codes = [slices._values[0]._admit(f"slice-{slice_}") for slice_ in range(SLICES)]
+    levels = np.stack([np.array(codes, np.int32), np.zeros(SLICES, np.int32)], axis=1)
+    return slices, slices.cells_of(levels)
+
+
+def _labelled(week: Week, cells: Indices) -> Labelled:
+    """The reference's rows as the service has them; sessions are told."""
+    reference, session = week.reference, week.session
+    n_rows = reference.rows.T.ravel()
+    place = np.repeat(np.arange(n_rows.size), n_rows)
+    slice_, tick = np.divmod(place, len(reference.rows))
+    wrong, ones = reference.wrong.astype(np.float64), np.ones(place.size)
+    name = 1 + np.arange(place.size) // session if session > 1 else np.zeros(place.size)
+    return Labelled(
+        cell=cells[slice_],
+        hour=tick // TICKS_AN_HOUR,
+        cluster=name.astype(np.uint64),
+        weight=ones,
+        loss=wrong,
+        capped=wrong,
+        exposure=ones,
+        evidence_weight=ones,
+        version=np.zeros(place.size, np.int16),
+        mask=np.zeros(place.size, np.uint64),
+        bin=np.zeros(place.size, np.uint8),
+    )
 
 
 def _dispersion(reference: Traffic, rates: Floats) -> tuple[Floats, Floats]:
@@ -222,6 +287,7 @@ def _with_root(per_slice: Floats) -> Floats:
 
 
 OURS: Final = "**`Disparity`**, 1 a week"
+CALIBRATED: Final = "**`Disparity`**, calibrated, 1 a week"
 METHODS: Final[Mapping[str, Method]] = {
     "river ADWIN a slice, delta 0.002": adwins(),
     "hourly chi², own reference, Bonferroni": hourly("reference"),
@@ -230,6 +296,8 @@ METHODS: Final[Mapping[str, Method]] = {
     "the same, Bonferroni over the week": hourly("did", 168),
     OURS: ours(),
     "**`Disparity`**, 10 a week": ours(10.0),
+    CALIBRATED: calibrated(),
+    "**`Disparity`**, calibrated, 10 a week": calibrated(10.0),
 }
 BLIND: Final = "`Disparity` told dispersion 1"
 RHYTHM: Final = season(TICKS, 24 * TICKS_AN_HOUR, 0.25)
@@ -269,9 +337,15 @@ def scores(effort: Effort, world: int) -> list[Score]:
     for replicate in range(effort.weeks):
         week = draw(of, effort.traffic * of.labels_an_hour, generator(25, world, replicate))
         for name, method in methods.items():
-            if replicate < effort.peer_weeks or "Disparity" in name:
+            if replicate < _n_weeks(effort, name):
                 judged[name].append((week, method(week)))
     return [_score(of, name, weeks) for name, weeks in judged.items()]
+
+
+def _n_weeks(effort: Effort, method: str) -> int:
+    if "calibrated" in method:
+        return effort.calibrated_weeks
+    return effort.weeks if "Disparity" in method else effort.peer_weeks
 
 
 def _score(world: World, name: str, weeks: list[tuple[Week, Alarms]]) -> Score:
