@@ -95,7 +95,7 @@ WORLDS: Final = (
     World("traffic shifts", mix=1.0),
     World("errors are labelled sooner", mean_wrong=6.0, mean_right=24.0, matured_hours=120),
 )
-HURT: Final = World("ten pairs ×5", bad=5.0)
+HURT: Final = World("ten pairs ×5", labels_an_hour=6_000, reference_rows=200_000, bad=5.0)
 
 
 def write(world: World, rng: np.random.Generator, path: Path) -> Ints:
