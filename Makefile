@@ -14,6 +14,7 @@ PICTURES ?=
 VENV := .venv
 BIN := $(VENV)/bin
 SYNCED := $(VENV)/.synced
+TESTS := $(BIN)/pytest -q -n auto --dist worksteal  # a process a core
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test check check-grafana format bench bench-client bench-scrape bench-detectors bench-inputs bench-labels bench-slices test-faults soak fuzz tour
@@ -28,7 +29,7 @@ demo: $(SYNCED) ## watch a hospital; ONCE=1 ends by itself, with 1 if the slice 
 	$(BIN)/slicewatch demo $(if $(ONCE),--once)
 
 test: $(SYNCED) ## run the tests
-	$(BIN)/pytest -q
+	$(TESTS)
 
 test-faults: $(SYNCED) ## break a running service in every way that fits in minutes; WRITE=1 keeps the figures
 	$(call faults,fast,fault,$(FAULTS))
@@ -57,7 +58,7 @@ check: $(SYNCED) ## formatting, lint, types, imports, tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -q
+	$(TESTS)
 
 format: $(SYNCED) ## write the formatting, and the README's file list, that check wants
 	$(BIN)/ruff check --select I --fix .

@@ -183,7 +183,8 @@ class Incidents:
         gone.sort(key=lambda slice_: -len(monitor.slices.names[slice_]))
         findings = [self._taken_back(namer, slice_) for slice_ in gone]
         for slice_ in due:
-            finding = self._looked_at_anew(namer, slice_, self.open[slice_])
+            incident = self.open[slice_]
+            finding = namer.leads(slice_) or self._looked_at_anew(namer, slice_, incident)
             findings += [] if finding is None else [finding]
         return findings
 

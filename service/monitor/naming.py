@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
@@ -133,21 +133,31 @@ class Namer:
 
         Where a whole floor is hurt, the one of its parts that is hurt most may speak first.
         """
-        watch, findings = self.watch, []
-        for slice_ in sorted(watch.explained):
-            head = watch.explained.get(slice_)
+        findings = []
+        for slice_ in sorted(self.watch.explained):
             name = set(self.slices.names[slice_])
             inside = [s for s in crossed if name < set(self.slices.names[s])]
-            if head is None or not name < set(self.slices.names[head]) or not inside:
-                continue
-            left = self.replay
-            for part in {head, *inside, *self._parts_of(slice_)}:
-                left = left.without(part, self._strength(part).onset)
-            dispersion = float(watch.disparity.dispersion[slice_])
-            if left.of_slice(slice_, dispersion).nats >= self.enough:
-                watch.lead(slice_, [head, *self._parts_of(slice_)])
-                findings.append(self.monitor.incidents.lead(self, slice_))
+            leads = self.leads(slice_, inside) if inside else None
+            findings += [] if leads is None else [leads]
         return findings
+
+    def leads(self, slice_: int, inside: Sequence[int] = ()) -> Finding | None:
+        """A slice that a part of its explained, told as what explains that part; None if it is not.
+
+        It has to be hurt beyond every part of it that is told of by itself, and those `inside`.
+        """
+        names, head = self.slices.names, self.watch.explained.get(slice_)
+        if head is None or not set(names[slice_]) < set(names[head]):
+            return None
+        parts = self._parts_of(slice_)
+        left = self.replay
+        for part in {head, *inside, *parts}:
+            left = left.without(part, self._strength(part).onset)
+        dispersion = float(self.watch.disparity.dispersion[slice_])
+        if left.of_slice(slice_, dispersion).nats < self.enough:
+            return None
+        self.watch.lead(slice_, [head, *parts])
+        return self.monitor.incidents.lead(self, slice_)
 
     def _parts_of(self, slice_: int) -> list[int]:
         """Open heads that are inside a slice."""

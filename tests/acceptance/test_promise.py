@@ -47,6 +47,19 @@ def test_the_count_would_tell_a_promise_that_is_broken() -> None:
     assert not replace(kept, false=15).is_kept  # P(X >= 15) = 0.0057 for a Poisson mean of 7
 
 
+def test_of_traffic_that_shifts_only_what_truly_shifted_is_no_false_alarm() -> None:
+    pairs = np.arange(worlds.CELLS)
+    even = np.full(worlds.CELLS, 1 / worlds.CELLS)
+    fewer = np.where(pairs == 0, 0.0, 1 / (worlds.CELLS - 1))  # site 0 loses its first accent
+    easy_first = np.where(pairs % worlds.ACCENTS == 0, 0.01, 0.05)
+    truth = worlds.Truth(np.empty(0, np.int64), easy_first, even, fewer)
+    gone, harder = (("accent", "accent-0"), ("site", "site-0")), (("site", "site-0"),)
+    assert truth.traffic(gone) == 0.0
+    assert truth.traffic((("site", "site-1"),)) == pytest.approx(1000 / 999)
+    assert truth.harder(harder) == pytest.approx(0.05 / ((0.01 + 39 * 0.05) / 40))
+    assert truth.harder((("site", "site-1"),)) == pytest.approx(1.0)
+
+
 def test_where_sessions_pass_for_independent_rows_the_promise_breaks(tmp_path: Path) -> None:
     name = "sessions of 8"
     world = worlds._scaled(next(w for w in worlds.WORLDS if w.name == name), 1.0)

@@ -122,6 +122,26 @@ def test_an_incident_that_gets_worse_is_told_so() -> None:
     assert worse[0].alert.effect.after > before
 
 
+def test_a_floor_whose_worst_part_spoke_first_leads_once_it_is_worse_beyond_that_part() -> None:
+    mild = Stream(9_000, bad={"floor": "3"}, bad_rate=0.2, onset=0.2)
+    part = {"floor": "3", "device": "phone"}
+    severe, rows = replace(mild, bad=part, bad_rate=0.6).rows(), mild.rows()
+    devices = zip(rows.ids, rows.kind, rows.attributes["device"].tolist(), strict=True)
+    phones = {id_ for id_, kind, device in devices if kind == PREDICTION and device == "phone"}
+    on_phone = np.array([id_ in phones for id_ in rows.ids])
+    both = [severe.take(np.flatnonzero(on_phone)), rows.take(np.flatnonzero(~on_phone))]
+    transitions = fold_in(a_fold(), by_time(EventBatch.concatenate(both)))
+
+    phone_3 = (("device", "phone"), ("floor", "3"))
+    assert transitions[0].alert.slice == phone_3
+    floor = of(transitions)
+    assert floor[0].alert.explained_by == transitions[0].alert.id
+    leads = next(t for t in floor if t.reason == "it is worse beyond the part that explained it")
+    assert leads.type == "alert.firing"
+    assert leads.notify and leads.alert.explained_by is None
+    assert of(transitions, phone_3)[-1].alert.explained_by == leads.alert.id
+
+
 def test_what_was_told_too_high_on_a_few_labels_is_revised_with_those_that_come_later() -> None:
     # Half of what was right comes late: floor 3 is worse, and not by as much as it seemed.
     stream = Stream(6_000, bad={"floor": "3"}, bad_rate=0.25, onset=0.3)

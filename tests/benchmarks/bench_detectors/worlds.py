@@ -22,7 +22,9 @@ from service.alerts.alert import Alert
 from service.backtest import Backtest, backtest
 from service.clock import SystemClock
 from service.monitor.config import NamedMonitor
-from service.monitor.findings import Kind
+from service.monitor.findings import Kind, Slice
+from service.monitor.mix_naming import LEAST_CHANGE
+from service.monitor.silence import FAR_BELOW
 from service.replay import Source
 from tests.benchmarks.bench_detectors.page import (
     Bools,
@@ -98,14 +100,53 @@ WORLDS: Final = (
 HURT: Final = World("ten pairs ×5", labels_an_hour=6_000, reference_rows=200_000, bad=5.0)
 
 
-def write(world: World, rng: np.random.Generator, path: Path) -> Ints:
-    """A replicate of a world as a file in the contract's flat form; the pairs that get worse."""
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """What is true in one replicate of a world."""
+
+    bad: Ints  # the places of the pairs that get worse
+    rates: Floats  # of each place, before anything changes
+    before: Floats  # each place's share of the traffic
+    after: Floats
+
+    def traffic(self, slice_: Slice) -> float:
+        """How many times its former share of the traffic a slice has after the change."""
+        inside = _inside(slice_)
+        return float(self.after[inside].sum() / self.before[inside].sum())
+
+    def harder(self, slice_: Slice) -> float:
+        """How many times its former loss who is in a slice then has, each served as before."""
+        inside = _inside(slice_)
+        was, is_ = (
+            np.average(self.rates[inside], weights=weight[inside])
+            for weight in (self.before, self.after)
+        )
+        return float(is_ / was)
+
+
+def _inside(slice_: Slice) -> Bools:
+    """Which places are in a slice."""
+    place, of = np.arange(CELLS), dict(slice_)
+    site, accent = (of.get(name, "").removeprefix(f"{name}-") for name in ("site", "accent"))
+    inside = np.ones(CELLS, np.bool_)
+    if site:
+        inside &= place // ACCENTS == int(site)
+    if accent:
+        inside &= place % ACCENTS == int(accent)
+    return inside
+
+
+def write(world: World, rng: np.random.Generator, path: Path) -> Truth:
+    """Write a replicate of a world as a file in the contract's flat form, and tell the truth."""
     fleet = zipf_fleet(rng, CELLS, world.labels_an_hour)
     place = rng.permutation(CELLS)  # which site and accent a cell of the fleet is
     n_sessions = rng.poisson(world.hours * world.labels_an_hour / world.session)
     began = np.sort(rng.random(n_sessions) * world.hours * HOUR).astype(np.int64) + START
     later = began >= world.change_at
-    cell = _cells(rng, fleet.rows_an_hour, world.mix, later)
+    before = fleet.rows_an_hour / fleet.rows_an_hour.sum()
+    after = before * np.exp(world.mix * rng.standard_normal(CELLS))
+    after /= after.sum()
+    cell = _cells(rng, before, after, later)
     ratio = np.full(CELLS, world.common)
     bad = np.concatenate([rng.choice(np.arange(lo, hi), n, False) for lo, hi, n in BANDS])
     ratio[bad] *= world.bad
@@ -120,16 +161,16 @@ def write(world: World, rng: np.random.Generator, path: Path) -> Ints:
         time = time + (rng.random(n) * SESSION_MICROS).astype(np.int64)
     wrong = rng.random(n) < rate[session]
     pq.write_table(_table(world, rng, time, place[cell[session]], session, wrong), path)
-    pairs: Ints = place[bad]
-    return pairs
+    cell_of = np.argsort(place)
+    return Truth(place[bad], fleet.rates[cell_of], before[cell_of], after[cell_of])
 
 
-def _cells(rng: np.random.Generator, weight: Floats, mix: float, later: Bools) -> Ints:
+def _cells(rng: np.random.Generator, before: Floats, after: Floats, later: Bools) -> Ints:
     """The cell of each session, by shares that may shift."""
-    shifted = weight * np.exp(mix * rng.standard_normal(CELLS))
     n_later = int(later.sum())
-    before = rng.choice(CELLS, later.size - n_later, p=weight / weight.sum())
-    return np.concatenate([before, rng.choice(CELLS, n_later, p=shifted / shifted.sum())])
+    return np.concatenate(
+        [rng.choice(CELLS, later.size - n_later, p=before), rng.choice(CELLS, n_later, p=after)]
+    )
 
 
 def _rhythm(world: World, began: Ints) -> Floats:
@@ -205,10 +246,10 @@ def counts(effort: Effort, world: int, mode: str) -> list[Count]:
     of = _scaled(WORLDS[world], effort.world_traffic)
     weeks = max(1, effort.world_weeks * WORLDS[0].labels_an_hour // WORLDS[world].labels_an_hour)
     false, rows = [0] * len(BUDGETS), 0
-    for path, _ in _files(of, weeks, world):
+    for path, truth in _files(of, weeks, world):
         for k, budget in enumerate(BUDGETS):
             judged = _judged(path, of, budget, mode)
-            false[k] += sum(_is_false(of, alert) for alert in judged.alerts)
+            false[k] += sum(_is_false(of, truth, alert) for alert in judged.alerts)
         rows += judged.rows
     return [Count(of.name, mode, budget, weeks, false[k], rows) for k, budget in enumerate(BUDGETS)]
 
@@ -233,10 +274,10 @@ def found(effort: Effort, mode: str) -> list[Found]:
     of, weeks = _scaled(HURT, effort.world_traffic), effort.world_weeks
     hours: dict[float, list[float]] = {budget: [] for budget in BUDGETS[1:]}
     false = dict.fromkeys(hours, 0)
-    for path, bad in _files(of, weeks, len(WORLDS)):
+    for path, truth in _files(of, weeks, len(WORLDS)):
         pairs = [
             {("accent", f"accent-{place % ACCENTS}"), ("site", f"site-{place // ACCENTS}")}
-            for place in bad.tolist()
+            for place in truth.bad.tolist()
         ]
         for budget in hours:
             alerts = _judged(path, of, budget, mode).alerts
@@ -262,18 +303,32 @@ def _scaled(world: World, traffic: float) -> World:
     )
 
 
-def _files(world: World, weeks: int, seed: int) -> Iterator[tuple[Path, Ints]]:
-    """Each replicate in the same file, one after another, and the pairs that get worse in it."""
+def _files(world: World, weeks: int, seed: int) -> Iterator[tuple[Path, Truth]]:
+    """Each replicate in the same file, one after another, and what is true in it."""
     with TemporaryDirectory() as directory:
         path = Path(directory) / "world.parquet"
         for replicate in range(weeks):
             yield path, write(world, generator(29, seed, replicate), path)
 
 
-def _is_false(world: World, alert: Alert) -> bool:
-    """All are, but that everybody got worse where everybody did."""
-    everybody = alert.kind is Kind.ERROR_RATE and not alert.slice
-    return not (everybody and world.common > 1 and alert.detected_at >= world.change_at)
+def _is_false(world: World, truth: Truth, alert: Alert) -> bool:
+    """Whether nothing of the kind happened: all are but what the change at its hour makes true.
+
+    Everybody got worse where everybody did; who sends less than half of what they sent may be told
+    of as silent, and who is in a slice as another composition if they lose at least half of the
+    tenth more that such an alert is about.
+    """
+    if alert.detected_at < world.change_at:
+        return True
+    match alert.kind:
+        case Kind.ERROR_RATE:
+            return bool(alert.slice) or world.common <= 1
+        case Kind.SILENCE:
+            return truth.traffic(alert.slice) >= FAR_BELOW
+        case Kind.COMPOSITION:
+            return truth.harder(alert.slice) < 1.0 + LEAST_CHANGE / 2
+        case _:
+            return True
 
 
 def table(effort: Effort, counted: Sequence[Count]) -> Table:
@@ -299,7 +354,8 @@ def table(effort: Effort, counted: Sequence[Count]) -> Table:
         ("world", "mode", "weeks", "rows", *(f"alerts a week at {b:g} a week" for b in BUDGETS)),
         [[*names, *row] for names, row in sorted(cells.items(), key=_by_world)],
         "Every alert that fired counts, also those that another one explains; where everybody got "
-        "worse, the alert that says so is true. In parentheses the upper 95 % limit. "
+        "worse, the alert that says so is true, and where traffic shifts those of who is gone and "
+        "of slices with other people in them. In parentheses the upper 95 % limit. "
         + (
             f"**{broken} of {len(counted)}** break the promise (one-sided Poisson test at 1 %)."
             if broken
