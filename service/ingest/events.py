@@ -36,8 +36,8 @@ _FEW_VALUES: Final = 64  # sharing so many values costs less than finding out wh
 
 def hash_ids(ids: Sequence[str]) -> Hashes:
     """64-bit xxh3 of each id: the same on every machine and in every process."""
-    digest = xxhash.xxh3_64_intdigest
-    return np.array([digest(i.encode()) for i in ids], np.uint64)
+    digests = map(xxhash.xxh3_64_intdigest, map(str.encode, ids))
+    return np.fromiter(digests, np.uint64, len(ids))
 
 
 @dataclass(frozen=True, slots=True)
