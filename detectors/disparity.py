@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from detectors.confidence import accumulate, log_e_share, ratios_for
+from detectors.confidence import accumulate, blocks, gathered, log_e_share, ratios_for
 from detectors.contract import Detections, Floats, State
 from detectors.error_rate import PRIOR, QUARANTINE, ErrorRate
 from detectors.summary import Outcomes
@@ -94,8 +94,7 @@ class Disparity:
     @property
     def meter(self) -> Floats:
         """Evidence that each slice's gap to the rest widened, shape (n_slices,)."""
-        total: Floats = self.evidence.sum(axis=1)
-        return total
+        return gathered(self.evidence)
 
     def grow(
         self,
@@ -185,18 +184,31 @@ class Disparity:
 
     def _gather_share(self, outcomes: Outcomes, hazard: Floats) -> None:
         others = rest_of(outcomes)
-        active = np.flatnonzero((outcomes.expected > 0) & (others.expected > 0) & ~self.open)
+        counts = (outcomes.expected > 0) & (others.expected > 0) & ~self.open
+        for active in blocks(np.flatnonzero(counts)):
+            self._gather_share_of(active, outcomes, others, hazard)
+
+    def _gather_share_of(
+        self,
+        active: npt.NDArray[np.intp],
+        outcomes: Outcomes,
+        others: Outcomes,
+        hazard: Floats,
+    ) -> None:
         # each side by its own scatter: the share of what is left keeps its mean, and so its e-value
         scale = outcomes.divisors(active, self.dispersion[active])
         of_rest = outcomes.divisors(np.zeros_like(active), self.dispersion[active])
         x, e = outcomes.observed[active] / scale, outcomes.expected[active] / scale
         y, rest = others.observed[active] / of_rest, others.expected[active] / of_rest
         shape, rate = self.shape[active], self.rate[active]
-        log_e = log_e_share(x, self.tolerance * e, y, rest, shape, rate, self.ratios[active])
-        self.evidence[active] = accumulate(self.evidence[active], log_e, hazard[active])
-        learns = self.meter[active] < QUARANTINE
-        self.shape[active[learns]] += (x * rest / (e + rest))[learns]
-        self.rate[active[learns]] += (y * e / (e + rest))[learns]
+        log_e = log_e_share(
+            x, self.tolerance * e, y, rest, shape, rate, self.ratios.take(active, axis=0)
+        )
+        evidence = accumulate(self.evidence.take(active, axis=0), log_e, hazard[active])
+        self.evidence[active] = evidence
+        learns = gathered(evidence) < QUARANTINE
+        self.shape[active] += np.where(learns, x * rest / (e + rest), 0.0)
+        self.rate[active] += np.where(learns, y * e / (e + rest), 0.0)
 
     def save(self) -> State:
         """The state as arrays."""

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from detectors.confidence import accumulate, log_e_own_reference, ratios_for
+from detectors.confidence import accumulate, blocks, gathered, log_e_own_reference, ratios_for
 from detectors.contract import Detections, Floats, ShapeError, State
 from detectors.reference import MAIN_EFFECT_PRIOR
 from detectors.summary import Outcomes
@@ -64,8 +64,7 @@ class ErrorRate:
     @property
     def meter(self) -> Floats:
         """Evidence against each slice, shape (n_slices,); an alarm is due at 1."""
-        total: Floats = self.evidence.sum(axis=1)
-        return total
+        return gathered(self.evidence)
 
     def grow(
         self, dispersion: Floats, observed: Floats | None = None, expected: Floats | None = None
@@ -111,16 +110,24 @@ class ErrorRate:
         """
         if outcomes.observed.size != len(self):
             raise ShapeError(f"{outcomes.observed.size} slices given, {len(self)} watched")
-        active = np.flatnonzero((outcomes.expected > 0) & ~quiet)
+        for active in blocks(np.flatnonzero((outcomes.expected > 0) & ~quiet)):
+            self._gather(active, outcomes, hazard)
+
+    def _gather(self, active: npt.NDArray[np.intp], outcomes: Outcomes, hazard: Floats) -> None:
         scale = outcomes.divisors(active, self.dispersion[active])
         x, e = outcomes.observed[active] / scale, outcomes.expected[active] / scale
         log_e = log_e_own_reference(
-            x, self.tolerance * e, self.shape[active], self.rate[active], self.ratios[active]
+            x,
+            self.tolerance * e,
+            self.shape[active],
+            self.rate[active],
+            self.ratios.take(active, axis=0),
         )
-        self.evidence[active] = accumulate(self.evidence[active], log_e, hazard[active])
-        learns = self.meter[active] < QUARANTINE
-        self.shape[active[learns]] += x[learns]
-        self.rate[active[learns]] += e[learns]
+        evidence = accumulate(self.evidence.take(active, axis=0), log_e, hazard[active])
+        self.evidence[active] = evidence
+        learns = gathered(evidence) < QUARANTINE
+        self.shape[active] += np.where(learns, x, 0.0)
+        self.rate[active] += np.where(learns, e, 0.0)
 
     def reset(self, slices: npt.NDArray[np.intp]) -> None:
         """Begin again with these slices, after an alarm or a recovery."""

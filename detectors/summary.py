@@ -14,6 +14,7 @@ import numpy.typing as npt
 from scipy.sparse import csr_array
 
 Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
 Indices = npt.NDArray[np.intp]
 
 ROWS: Final = 0  # predictions
@@ -25,6 +26,8 @@ SQUARED: Final = 5  # sum of (weight x loss)^2: the smallest variance that LOSS 
 JUDGED: Final = 6  # exposure as the detectors weigh it
 JUDGED_TWICE: Final = 7  # exposure times their weight squared: what uneven weights scatter by
 N_COLUMNS: Final = 8
+_COUNTS: Final = (LABELS, EXPOSURE, JUDGED, JUDGED_TWICE)  # alike where each row weighs 1
+_ERRORS: Final = (LOSS, CAPPED, SQUARED)  # and where a loss is 0 or 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,21 @@ class Summary:
         """Predictions counted by cell."""
         sums = np.zeros((n_cells, N_COLUMNS))
         sums[:, ROWS] = np.bincount(cells, minlength=n_cells)
+        return cls(sums)
+
+    @classmethod
+    def of_errors(cls, cells: Indices, n_cells: int, is_wrong: Bools) -> Summary:
+        """Labelled rows that are right or wrong and weigh 1 each, as `of_labels` sums them.
+
+        Examples
+        --------
+        >>> errors = Summary.of_errors(np.array([0, 2, 2]), 3, np.array([True, False, True]))
+        >>> errors.sums[:, [LABELS, LOSS]].tolist()
+        [[1.0, 1.0], [0.0, 0.0], [2.0, 1.0]]
+        """
+        sums = np.zeros((n_cells, N_COLUMNS))
+        for columns, rows in ((_COUNTS, cells), (_ERRORS, cells[is_wrong])):
+            sums[:, columns] = np.bincount(rows, minlength=n_cells)[:, None]
         return cls(sums)
 
     @classmethod

@@ -8,6 +8,7 @@ and no worse than a list for a transcript.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -36,8 +37,8 @@ _FEW_VALUES: Final = 64  # sharing so many values costs less than finding out wh
 
 def hash_ids(ids: Sequence[str]) -> Hashes:
     """64-bit xxh3 of each id: the same on every machine and in every process."""
-    digest = xxhash.xxh3_64_intdigest
-    return np.array([digest(i.encode()) for i in ids], np.uint64)
+    digests = map(xxhash.xxh3_64_intdigest, map(str.encode, ids))
+    return np.fromiter(digests, np.uint64, len(ids))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +51,11 @@ class Categories:
     @classmethod
     def of(cls, column: Sequence[str | None]) -> Categories:
         """Code a column in order of first appearance."""
-        values = dict.fromkeys(column)
-        values.pop(None, None)
-        index: dict[str | None, int] = dict(zip(values, range(len(values)), strict=True))
-        index[None] = -1
-        codes = np.fromiter(map(index.__getitem__, column), np.int32, len(column))
-        return cls(codes, list(values))  # type: ignore[arg-type]
+        places: defaultdict[str | None, int] = defaultdict(None, {None: 0})
+        places.default_factory = places.__len__  # a value not seen before has the next place
+        codes = np.fromiter(map(places.__getitem__, column), np.int32, len(column))
+        _, *values = places
+        return cls(codes - np.int32(1), values)  # type: ignore[arg-type]
 
     @classmethod
     def absent(cls, n: int) -> Categories:

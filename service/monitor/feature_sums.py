@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from scipy.sparse import csr_array
 from service.ingest.events import EventBatch, Floats, Ints, Value
 
 Indices = npt.NDArray[np.intp]
+T = TypeVar("T", bound=np.generic)
 
 NUMBER: Final = 0  # rows in which the feature is a number, a text, an array
 TEXT: Final = 1
@@ -49,11 +50,12 @@ class FeatureSums:
         more = max(n_features - self.low.shape[1], 0)
         if not (n_more or more):
             return
-        self.rows = np.pad(self.rows, (0, n_more))
-        self.behind = np.pad(self.behind, (0, n_more))
-        self.sums = np.pad(self.sums, ((0, n_more), (0, more), (0, 0)))
-        self.low = np.pad(self.low, ((0, n_more), (0, more)), constant_values=np.inf)
-        self.high = np.pad(self.high, ((0, n_more), (0, more)), constant_values=-np.inf)
+        shape = len(self) + n_more, self.low.shape[1] + more
+        self.rows = enlarged(self.rows, shape[:1], 0)
+        self.behind = enlarged(self.behind, shape[:1], 0)
+        self.sums = enlarged(self.sums, (*shape, _N_SUMS), 0)
+        self.low = enlarged(self.low, shape, np.inf)
+        self.high = enlarged(self.high, shape, -np.inf)
 
     def rolled_up(self, membership: csr_array, slices: Indices) -> FeatureSums:
         """The sums of slices, of which each holds some of these cells."""
@@ -65,10 +67,11 @@ class FeatureSums:
         total.behind = np.asarray(members @ self.behind).astype(np.int64)
         flat = np.asarray(members @ self.sums.reshape(len(self), total.sums[0].size))
         total.sums = flat.astype(np.int64).reshape(total.sums.shape)
-        for s in range(slices.size):
-            cells = members.indices[members.indptr[s] : members.indptr[s + 1]]
-            total.low[s] = self.low[cells].min(axis=0, initial=np.inf)
-            total.high[s] = self.high[cells].max(axis=0, initial=-np.inf)
+        some = np.flatnonzero(np.diff(members.indptr))
+        if some.size:
+            starts, cells = members.indptr[some], members.indices
+            total.low[some] = np.minimum.reduceat(self.low[cells], starts, axis=0)
+            total.high[some] = np.maximum.reduceat(self.high[cells], starts, axis=0)
         return total
 
     def include(self, other: FeatureSums) -> None:
@@ -83,7 +86,10 @@ class FeatureSums:
 
     def take(self, places: Indices) -> FeatureSums:
         """Those at these places."""
-        return FeatureSums.restore({name: column[places] for name, column in self.save().items()})
+        taken = FeatureSums()
+        for name, column in self.save().items():
+            setattr(taken, name, column[places])
+        return taken
 
     def of_one(self, place: int, feature: int) -> FeatureSums:
         """One feature at one place."""
@@ -127,6 +133,15 @@ class FeatureSums:
         for name, column in state.items():
             setattr(sums, name, np.array(column))
         return sums
+
+
+def enlarged(array: npt.NDArray[T], shape: tuple[int, ...], fill: float) -> npt.NDArray[T]:
+    """The same array at the beginning of a larger one."""
+    if array.shape == shape:
+        return array
+    whole = np.full(shape, fill, array.dtype)
+    whole[tuple(map(slice, array.shape))] = array
+    return whole
 
 
 class Columns:

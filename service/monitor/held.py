@@ -109,6 +109,8 @@ class Held:
 
     def over(self, counts: Floats, due: Floats, at: int, span: float) -> list[tuple[int, Open]]:
         """Open streams that are within the tolerance again; they are closed."""
+        if not self.open:
+            return []
         scale = self.rhythm.dispersion()
         found = []
         for place, known in list(self.open.items()):

@@ -14,40 +14,50 @@ import numpy.typing as npt
 
 from service.ingest.events import Hashes, Ints
 
+Indices = npt.NDArray[np.intp]
+
 _MAX_LOAD: Final = 0.5
-_MIN_SLOTS: Final = 1024
+_MIN_BUCKETS: Final = 128
+_BUCKET: Final = 8  # slots that are looked at together: a line of the processor's cache
 
 
 class IdTable:
-    """Row numbers by id hash. Rows are given by the caller, from 0, at most 2**32 - 1."""
+    """Row numbers by id hash. Rows are given by the caller, from 0, at most 2**32 - 1.
+
+    Buckets fill from their first slot on; where one is full, its keys go on to another. A batch
+    takes as many rounds as its unluckiest key, and at this load few keys find a full bucket.
+    """
 
     def __init__(self, n_expected: int = 0) -> None:
-        slots = _MIN_SLOTS
-        while slots * _MAX_LOAD < n_expected:
-            slots *= 2
-        self._keys: Hashes = np.zeros(slots, np.uint64)  # 0 marks a free slot
-        self._rows: npt.NDArray[np.uint32] = np.zeros(slots, np.uint32)
         self._n = 0
+        self._make(_MIN_BUCKETS, n_expected)
 
     def __len__(self) -> int:
         return self._n
 
+    def _make(self, n_buckets: int, n_expected: int) -> None:
+        """Empty buckets, twice as many as these until they have room for so many keys."""
+        while n_buckets * _BUCKET * _MAX_LOAD < n_expected:
+            n_buckets *= 2
+        self._keys: Hashes = np.zeros((n_buckets, _BUCKET), np.uint64)
+        self._rows: npt.NDArray[np.uint32] = np.zeros(n_buckets * _BUCKET, np.uint32)
+        self._n_in: npt.NDArray[np.int8] = np.zeros(n_buckets, np.int8)  # keys of each bucket
+
     def find(self, hashes: Hashes) -> Ints:
         """The row of each hash, -1 where it is not in the table."""
-        wanted = np.maximum(hashes, np.uint64(1))
+        wanted = np.maximum(hashes, np.uint64(1))  # 0 marks a free slot
         found = np.full(wanted.size, -1, np.int64)
         if not self._n:
             return found
-        mask = np.uint64(self._keys.size - 1)
-        active = np.arange(wanted.size)
-        slot, step = wanted & mask, _step(wanted)
+        active, bucket = np.arange(wanted.size), self._bucket(wanted)
         while active.size:
-            key = self._keys[slot]
-            hit = key == wanted
-            found[active[hit]] = self._rows[slot[hit]]
-            on = ~hit & (key != 0)
-            active, wanted, step = active[on], wanted[on], step[on]
-            slot = (slot[on] + step) & mask
+            is_here = self._keys.take(bucket, axis=0) == wanted[:, None]
+            slot = bucket * _BUCKET + is_here.argmax(axis=1)
+            hit = self._keys.reshape(-1).take(slot) == wanted
+            found[active[hit]] = self._rows.take(slot[hit])
+            on = ~hit & (self._n_in.take(bucket) == _BUCKET)
+            active, wanted = active[on], wanted[on]
+            bucket = self._next(bucket[on], wanted)
         return found
 
     def add(self, hashes: Hashes, rows: npt.NDArray[Any]) -> None:
@@ -58,38 +68,40 @@ class IdTable:
         self._place(np.maximum(hashes, np.uint64(1)), rows.astype(np.uint32))
 
     def _place(self, keys: Hashes, rows: npt.NDArray[np.uint32]) -> None:
-        mask = np.uint64(self._keys.size - 1)
-        slot, step = keys & mask, _step(keys)
+        slots, bucket = self._keys.reshape(-1), self._bucket(keys)
         while keys.size:
-            free = self._keys[slot] == 0
-            self._keys[slot[free]] = keys[free]  # of several that want one slot the last gets it
-            placed = free & (self._keys[slot] == keys)
+            n_in = self._n_in.take(bucket)
+            is_full = n_in == _BUCKET
+            slot = bucket * _BUCKET + n_in
+            free = np.flatnonzero(~is_full)
+            slots[slot[free]] = keys[free]  # of several that want one slot the last gets it
+            placed = free[slots.take(slot[free]) == keys[free]]
             self._rows[slot[placed]] = rows[placed]
-            on = ~placed
-            keys, rows, step = keys[on], rows[on], step[on]
-            slot = (slot[on] + step) & mask
+            self._n_in[bucket[placed]] += 1
+            left = np.ones(keys.size, np.bool_)
+            left[placed] = False
+            bucket = np.where(is_full, self._next(bucket, keys), bucket)[left]
+            keys, rows = keys[left], rows[left]
+
+    def _bucket(self, keys: Hashes) -> Indices:
+        """Where each key is looked for first."""
+        return (keys & np.uint64(len(self._keys) - 1)).astype(np.intp)
+
+    def _next(self, bucket: Indices, keys: Hashes) -> Indices:
+        """Where each key is looked for behind a full bucket: by its own odd step, so that no runs
+        of them build up."""
+        step = (keys >> np.uint64(32)).astype(np.intp) | 1
+        return (bucket + step) & (len(self._keys) - 1)
 
     def _enlarge(self) -> None:
         used = self._keys != 0
-        keys, rows = self._keys[used], self._rows[used]
-        slots = self._keys.size
-        while self._n > slots * _MAX_LOAD:
-            slots *= 2
-        self._keys = np.zeros(slots, np.uint64)
-        self._rows = np.zeros(slots, np.uint32)
+        keys, rows = self._keys[used], self._rows[used.reshape(-1)]
+        self._make(len(self._keys), self._n)
         self._place(keys, rows)
 
     def hashes(self) -> Hashes:
         """The hashes in the order of their rows, of a table that has all rows from 0 on."""
-        used = self._keys != 0
+        used = self._keys.reshape(-1) != 0
         hashes = np.empty(self._n, np.uint64)
-        hashes[self._rows[used]] = self._keys[used]
+        hashes[self._rows[used]] = self._keys.reshape(-1)[used]
         return hashes
-
-
-def _step(keys: Hashes) -> Hashes:
-    """How far each key goes on from a taken slot: its own odd step, so that no runs build up.
-
-    A batch takes as many rounds as its unluckiest key, and runs are what makes keys unlucky.
-    """
-    return (keys >> np.uint64(32)) | np.uint64(1)

@@ -36,10 +36,8 @@ def hazard(monitor: Monitor, n_streams: int, seconds: float) -> Floats:
 
 def by_slice(slices: Slices, streams: list[int], by_cell: Floats) -> Floats:
     """Sums of cells for these slices."""
-    n_cells = min(slices.n_cells, by_cell.size)
-    membership = slices.membership()[np.array(streams, np.intp), :]
-    sums: Floats = membership[:, :n_cells] @ by_cell[:n_cells]
-    return sums
+    sums: Floats = slices.membership() @ padded(by_cell, slices.n_cells)
+    return sums[np.array(streams, np.intp)]
 
 
 def grown(by_cell: Floats, n_cells: int) -> Floats:

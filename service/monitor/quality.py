@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from service.ingest.events import EventBatch, Floats
 from service.monitor.config import MonitorConfig, ReferenceRows
-from service.monitor.feature_sums import Columns, FeatureSums
+from service.monitor.feature_sums import Columns, FeatureSums, enlarged
 from service.monitor.findings import (
     BY_RULE,
     Effect,
@@ -107,12 +107,10 @@ class Quality:
 
     def _count(self, which: int, batch: EventBatch, rows: Indices, cells: Indices) -> None:
         columns = Columns(batch, rows, self._named(batch, rows))
-        more = len(self._features) - self._range.shape[1]
-        self._range = np.pad(self._range, ((0, 0), (0, more)), constant_values=np.nan)
+        self._range = enlarged(self._range, (2, len(self._features)), np.nan)
         if which == 0:
-            n_more = max(int(cells.max()) + 1 - len(self._last), 0)
-            more = len(self._features) - self._last.shape[1]
-            self._last = np.pad(self._last, ((0, n_more), (0, more)), constant_values=np.nan)
+            n_cells = max(int(cells.max()) + 1, len(self._last))
+            self._last = enlarged(self._last, (n_cells, len(self._features)), np.nan)
             columns.follow(cells, self._last)
             self._range = columns.extend(self._range)
         else:
@@ -176,9 +174,7 @@ class Quality:
 
     def _excuse(self) -> None:
         """Leave alone what is constant over so many rows of the reference itself."""
-        more = np.subtract(self._usual.low.shape, self._varies.shape)
-        pad = [(0, int(more[0])), (0, int(more[1]))]
-        self._varies = np.pad(self._varies, pad, constant_values=True)
+        self._varies = enlarged(self._varies, self._usual.low.shape, True)
         full = np.flatnonzero(self._learning.rows >= MIN_ROWS)
         self._varies[full] &= ~never_varied(self._learning.take(full))
         self._learning.clear(full)

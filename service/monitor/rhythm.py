@@ -68,17 +68,18 @@ class Rhythm:
         """
         least: list[float] = []
         for days in (*range(1, 8), 7):
+            if least and days < 7:
+                continue
             beside = hour - 24 * days + np.arange(-1, 2)
-            if (self.hours[beside % HOURS_A_WEEK] == beside).all() and (days == 7 or not least):
+            if (self.hours[beside % HOURS_A_WEEK] == beside).all():
                 least.append(float(self.counts[stream, beside % HOURS_A_WEEK].min()))
         return min(least, default=0.0)
 
     def before(self, hour: int) -> list[Floats]:
         """Mean counts around this hour of the last day that is known, and of the week before."""
-        means = [self._around(hour - 24 * days) for days in range(1, 8)]
-        known = [mean for mean in means if mean is not None]
-        week = means[-1]
-        return [*known[:1], *([] if week is None else [week])]
+        means = (self._around(hour - 24 * days) for days in range(1, 8))
+        last = next((mean for mean in means if mean is not None), None)
+        return [mean for mean in (last, self._around(hour - 24 * 7)) if mean is not None]
 
     def _around(self, hour: int) -> Floats | None:
         slots = (hour + AROUND) % HOURS_A_WEEK
@@ -102,15 +103,9 @@ class Rhythm:
 
     def dispersion(self) -> Floats:
         """Variance of the counts over their mean, at least 1; raised where few looks were seen."""
-        found = np.ones(len(self))
-        for place, n_blocks in enumerate(self.n_blocks):
-            ratio = np.divide(
-                self.squares[:, place],
-                self.due[:, place],
-                out=np.ones(len(self)),
-                where=self.due[:, place] > 0,
-            )
-            found = np.maximum(found, MARGIN * ratio * raise_for_few_units(n_blocks))
+        raised = np.array([raise_for_few_units(n_blocks) for n_blocks in self.n_blocks])
+        ratio = np.divide(self.squares, self.due, out=np.ones(self.due.shape), where=self.due > 0)
+        found: Floats = (MARGIN * ratio * raised).max(axis=1, initial=1.0)
         return found
 
     def save(self) -> dict[str, Any]:

@@ -109,9 +109,7 @@ class Silence:
         self._first_hour[streams], self._seen[streams] = -1, 0.0
 
     def _grow(self, slices: Slices) -> None:
-        orders = slices.orders()
-        known = set(self.streams)
-        new = [s for s in range(len(slices)) if orders[s] <= 1 and s not in known]
+        new = np.setdiff1d(np.flatnonzero(slices.orders() <= 1), self.streams).tolist()
         self.streams += new
         n = len(new)
         self.held.grow(len(self.streams), self.looked_at)

@@ -178,8 +178,9 @@ class Slices:
         return self._orders
 
     def _key(self, levels: Codes) -> Hashes:
-        mixed = (levels.astype(np.uint64) + np.uint64(1)) * _MULTIPLIERS[: levels.shape[1]]
-        keys: Hashes = np.bitwise_xor.reduce(mixed ^ (mixed >> np.uint64(29)), axis=1)
+        columns = levels.T.astype(np.uint64, order="C")  # numpy is slow at rows of a few
+        mixed = (columns + np.uint64(1)) * _MULTIPLIERS[: len(columns), None]
+        keys: Hashes = np.bitwise_xor.reduce(mixed ^ (mixed >> np.uint64(29)), axis=0)
         return keys
 
     def _add(self, levels: Codes, keys: Hashes) -> None:

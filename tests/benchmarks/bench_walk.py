@@ -4,7 +4,10 @@ The service runs in a process of its own, as users run it, and its CPU time is r
 that it does for an event is in the figure, from the socket to the fsync to the detectors' ticks.
 river's figure is its `update` calls alone, in a dict by slice, without decoding or storage.
 
-The same events go in as NDJSON and as Arrow; Arrow in larger requests as well, as it is for volume.
+The same events go in as NDJSON and as Arrow; Arrow in larger requests as well, as it is for volume;
+and `slicewatch backtest` reads them from a file. They come at 100 a second of the stream's time, so
+that ticks are few: where a tick has few rows, a file costs what its ticks cost, about a millisecond
+each.
 
     make bench               five runs of each, medians, ratios, the machine
     make bench PROFILE=1     where the time of an event goes, stage by stage
@@ -33,13 +36,16 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 from river.drift import ADWIN
 
+from service.backtest import backtest
 from service.clock import SystemClock
 from service.database import Database
 from service.demo.server import serving
 from service.ingest.events import EventBatch
 from service.keys import Keys, Scope
+from service.replay import Source
 
 ROWS_A_REQUEST: Final = 500
 ARROW_ROWS_A_REQUEST: Final = 5_000
@@ -107,7 +113,13 @@ def bodies(of: Events) -> list[bytes]:
 
 
 def arrow_bodies(of: Events, rows: int) -> list[bytes]:
-    """The events as Arrow IPC streams of so many rows, text in dictionaries."""
+    """The events as Arrow IPC streams of so many rows."""
+    whole = arrow_rows(of)
+    return [_arrow_stream(whole.slice(at, rows)) for at in range(0, of.n, rows)]
+
+
+def arrow_rows(of: Events) -> Any:
+    """The events in the flat form, text in dictionaries."""
     instants = START + (np.arange(of.n) + of.run * of.n) * (1000 // EVENTS_A_SECOND)
     place = np.arange(of.n) - np.where(of.is_label, LABEL_DELAY_EVENTS, 0)
     zeros = np.zeros(of.n, np.int64)
@@ -140,8 +152,7 @@ def arrow_bodies(of: Events, rows: int) -> list[bytes]:
             for k in range(of.categories.shape[1])
         },
     }
-    whole = pa.RecordBatch.from_pydict(columns)
-    return [_arrow_stream(whole.slice(at, rows)) for at in range(0, of.n, rows)]
+    return pa.RecordBatch.from_pydict(columns)
 
 
 def _arrow_stream(batch: Any) -> bytes:
@@ -264,6 +275,24 @@ def run_walk(form: Form) -> tuple[list[float], list[float], float]:
         return by_cpu, by_wall, resident_mb(service.pid)
 
 
+def run_backtest() -> list[float]:
+    """Rows a CPU-second of `slicewatch backtest` on Parquet files of the same events."""
+    figures = []
+    with tempfile.TemporaryDirectory() as name:
+        file = Path(name) / "rows.parquet"
+        for run in range(RUNS + 1):
+            of = events(run)
+            pq.write_table(pa.table(arrow_rows(of)), file)
+            started = time.process_time()
+            found = backtest(Source((file,)), SystemClock())
+            seconds = time.process_time() - started
+            if found.rows + found.labels != of.n:
+                raise SystemExit(f"backtest: {found.rows} and {found.labels} of {of.n} rows read")
+            if run:
+                figures.append(of.n / seconds)
+    return figures
+
+
 def run_river(n_signals: int, requests: int) -> list[float]:
     """Events a CPU-second through one ADWIN for each slice and signal, which live on like ours.
 
@@ -315,6 +344,7 @@ def compare() -> None:
             )
             for form, (by_cpu, _, _) in walks.items()
         ),
+        ("slicewatch backtest, a Parquet file", statistics.median(run_backtest())),
         (
             "river ADWIN in a dict, 7 slices × 1 signal",
             statistics.median(run_river(1, REQUESTS_A_RUN)),

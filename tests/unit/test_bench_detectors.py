@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.benchmarks.bench_detectors import labels, peers, rest, week
+from tests.benchmarks.bench_detectors import labels, peers, rest, throughput, week
 from tests.benchmarks.bench_detectors.__main__ import write
 from tests.benchmarks.bench_detectors.page import TINY, delays, rate
 from tests.benchmarks.bench_detectors.parts import parts
@@ -67,3 +67,15 @@ def test_what_was_missed_counts_as_the_horizon() -> None:
 def test_no_alarm_is_written_as_a_limit() -> None:
     assert rate(0.0, 2.0) == "< 1.50"
     assert rate(3.0, 2.0) == "1.50"
+
+
+def test_a_fleet_takes_many_times_the_events_that_rivers_detectors_take() -> None:
+    """Ratios of CPU time in one process, with room: 60 times and half an `update` are usual."""
+    cells, wrong = throughput.events(1_000_000)
+    river = throughput.rivers_rate(cells[:200_000], wrong[:200_000], repeats=3)
+    ours = throughput.our_rate(throughput.a_disparity, cells, wrong, cells.size, repeats=5)
+    assert ours > 20 * river
+    a_slice = throughput.tick_seconds(throughput.SIGNALS, 5) / (
+        throughput.SIGNALS * throughput.SLICES
+    )
+    assert a_slice < 1.5 / river  # an update of one ADWIN

@@ -104,6 +104,14 @@ def test_sums_are_those_of_each_row_added_by_hand(all_rows: Rows) -> None:
     assert_array_equal(padded(all_rows.summary()), sums)
 
 
+def test_errors_without_weights_are_summed_as_labels_of_weight_one() -> None:
+    rng = np.random.default_rng(1)
+    cells, is_wrong = rng.integers(0, 7, 500), rng.random(500) < 0.3
+    ones, loss = np.ones(500), is_wrong.astype(np.float64)
+    labels = Summary.of_labels(cells, 9, ones, loss, loss, ones)
+    assert_array_equal(Summary.of_errors(cells, 9, is_wrong).sums, labels.sums)
+
+
 def test_merging_writes_to_neither_summary() -> None:
     a, b = Summary.of_rows(np.array([0, 2]), 3), Summary.of_rows(np.array([1]), 2)
     for summary in (a, b):

@@ -82,7 +82,7 @@ QUICK: Final = Effort(
     world_weeks=1,
     world_traffic=0.2,
     label_streams=60,
-    throughput_events=400_000,
+    throughput_events=1_000_000,
     repeats=3,
 )
 FULL: Final = Effort(
