@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_array
 
-from detectors import Budget
+from detectors import Budget, season_of_shares
 from service.ingest.events import EventBatch, Floats, Ints
 from service.monitor.config import ReferenceRows as StatedRows
 from service.monitor.findings import Finding
-from service.monitor.history import HOUR
+from service.monitor.history import HOUR, RETENTION_HOURS
 from service.monitor.indicators import Indicators
 from service.monitor.input_naming import InputNamer
 from service.monitor.input_watch import REFERENCE_ROWS, InputWatch, ReferenceRows
@@ -85,6 +85,7 @@ class Inputs:
         self._reader = Reader(signals)
         self._now: Ints = np.zeros((0, self.indicators.n_bins), np.int64)  # since the last stretch
         self._reference_rows = ReferenceRows.none(len(signals))
+        self._hours: dict[int, Ints] = {}  # of the reference, since 1970: everyone's counts
         self._began_at = 0  # the present stretch, microseconds
         self._seconds = 0.0  # that it stands for
         self._n_rows = 0  # that it has
@@ -105,6 +106,7 @@ class Inputs:
         if in_reference:
             self.reference = _counted(self.reference, cells, bins + self.offsets[:-1, None])
             self._keep(batch, rows, cells, bins)
+            self._note_hours(batch.time[rows] // HOUR, bins)
         else:
             self._now = _counted(self._now, cells, bins + self.offsets[:-1, None])
             self._n_rows += rows.size
@@ -117,17 +119,32 @@ class Inputs:
             more = ReferenceRows(cells[:n], clusters, hours, bins[:, :n].astype(np.int32))
             self._reference_rows = self._reference_rows.join(more)
 
+    def _note_hours(self, hours: Ints, bins: Indices) -> None:
+        """Count each hour of the reference by itself: they tell what is usual in a day."""
+        n_bins = self.indicators.n_bins
+        flat = bins + self.offsets[:-1, None]
+        for hour in np.unique(hours).tolist():
+            counts = np.bincount(flat[:, hours == hour].ravel(), minlength=n_bins)
+            self._hours[hour] = self._hours.get(hour, 0) + counts
+        if len(self._hours) > RETENTION_HOURS:
+            latest = sorted(self._hours)[-RETENTION_HOURS:]
+            self._hours = {hour: self._hours[hour] for hour in latest}
+
     def forget_reference(self) -> None:
         """Another reference is about to be told."""
         self.reference = self.reference[:0].copy()
         self._reference_rows = ReferenceRows.none(len(self.signals))
+        self._hours = {}
         self.sounds.forget()
 
     def begin(self, slices: Slices) -> None:
         """Watch from now on: what has been counted as the reference is what is normal."""
         counts = _of_slices(self.reference, slices.membership(), np.arange(len(slices)))
-        self.watch = InputWatch.fit(self.indicators, counts, self._reference_rows, slices)
-        self._reference_rows = ReferenceRows.none(len(self.signals))
+        hours = np.array(sorted(self._hours), np.intp)
+        of_hours = np.array([self._hours[hour] for hour in hours.tolist()])
+        season = season_of_shares(hours, self.indicators.shares(of_hours))
+        self.watch = InputWatch.fit(self.indicators, counts, self._reference_rows, slices, season)
+        self._reference_rows, self._hours = ReferenceRows.none(len(self.signals)), {}
 
     def look(self, monitor: Monitor, look: Look) -> list[Finding]:
         """What moved in the stretch that ends now, once it has rows enough."""
@@ -141,15 +158,17 @@ class Inputs:
         self.n_unwatched = self.watch.grow(monitor.slices)
         membership = monitor.slices.membership()[: len(self.watch)]
         shares = self.indicators.shares(_of_cells(self._now, membership))
+        usual = self.watch.usual(self._began_at, look.at)
         self._close_stretch(look)
         findings: list[Finding] = []
         if monitor.config.is_within_budget:
             budget, orders = Budget(monitor.config.alerts_a_week), monitor.slices.orders()
             seconds, self._seconds = self._seconds, 0.0
             found = self.watch.detect(
-                shares, orders[: len(self.watch)], seconds, budget, monitor.watching
+                shares, orders[: len(self.watch)], seconds, budget, monitor.watching, usual
             )
-            findings = InputNamer(monitor, self, self.watch, look.at).name(*found, shares)
+            namer = InputNamer(monitor, self, self.watch, look.at)
+            findings = namer.name(*found, self.watch.recovered(shares, seconds, usual), shares)
         return findings
 
     def _learn(self, monitor: Monitor, look: Look) -> list[Finding]:
@@ -251,6 +270,7 @@ class Inputs:
             "sounds": self.sounds.save(),
             "watch": None if self.watch is None else self.watch.save(),
             "rows": [rows.cell, rows.cluster, rows.hour, rows.bins],
+            "hours": [[hour, self._hours[hour]] for hour in sorted(self._hours)],
             "numbers": [self._began_at, self._seconds, self._n_rows, self.n_unwatched],
         }
 
@@ -264,6 +284,7 @@ class Inputs:
         if state["watch"] is not None:
             self.watch = InputWatch.restore(self.indicators, state["watch"])
         self._reference_rows = ReferenceRows(*state["rows"])
+        self._hours = {hour: np.array(counts) for hour, counts in state["hours"]}
         self._began_at, self._seconds, self._n_rows, self.n_unwatched = state["numbers"]
 
 
