@@ -26,7 +26,7 @@ from detectors.shares import (
     Learnt,
     Shares,
     by_signal,
-    gathered,
+    gather,
     in_parts,
     known_share,
     moved,
@@ -145,7 +145,7 @@ class OwnInputs:
             dispersion = self.dispersion.take(part, self.signals).at(n / units)
             learnt_hits, learnt_rows = self.learnt.known(part)
             share, known = known_share(learnt_hits, learnt_rows, whole, dispersion)
-            self.evidence[:, part] = gathered(
+            gather(
                 self.evidence[:, part],
                 Shares(hits, n),
                 Due.of_slice(moved(share, season), known, n),
@@ -368,7 +368,7 @@ class InputShift:
             usual, usual_known = known_share(rest_hits, rest_rows, whole, dispersion)
             share, usual = moved(share, season), moved(usual, season)
             due = Due.beside(share, known, n, usual, usual_known, rest)
-            self.evidence[:, part] = gathered(
+            gather(
                 self.evidence[:, part],
                 Shares(hits, n),
                 due,

@@ -67,9 +67,12 @@ class Dispersion:
         """For so many rows a unit, shape as of this."""
         return self.within + self.between * rows
 
-    def take(self, slices: Indices | slice, signals: Indices | slice = slice(None)) -> Dispersion:
+    def take(self, slices: Indices | slice, signals: Indices | None = None) -> Dispersion:
         """That of these slices, and of the signals in this order."""
-        return Dispersion(*(of[slices][:, signals] for of in (self.within, self.between)))
+        some = Dispersion(self.within[slices], self.between[slices])
+        if signals is None:
+            return some
+        return Dispersion(*(np.take(of, signals, axis=1) for of in (some.within, some.between)))
 
     def repeated(self, n: int) -> Dispersion:
         """That of the first slice so many times."""

@@ -20,7 +20,7 @@ PRIOR: Final = 10.0  # effective rows that hold a slice's shares at the model's
 REST_PRIOR: Final = 20.0  # rows by which the movement of the rest, in one tick, is held to none
 WAIT: Final = 0.2  # of what is known: rows wait in blocks of as many before they are learnt
 HITS, ROWS = 0, 1  # the first kinds of what is counted
-_BLOCK: Final = 16_384  # counts whose evidence is computed at once: they stay in the cache
+_BLOCK: Final = 8_192  # counts whose evidence is computed at once: they stay in the cache
 _LOG_E_MAX: Final = 300.0
 
 
@@ -91,9 +91,8 @@ class Learnt:
             filling[kind] += new
         known = seen[ROWS] - filling[ROWS] - full[ROWS]
         due = learns & (filling[ROWS] > 0) & (filling[ROWS] >= WAIT * known)
-        if due.any():
-            full[:] = np.where(due, filling, full)
-            filling[:, due] = 0.0
+        np.copyto(full, filling, where=due)
+        np.copyto(filling, 0.0, where=due)
 
     def drop(self, slices: int | slice, indicators: Bools) -> None:
         """What waits of these is not going to be learnt."""
@@ -245,23 +244,29 @@ def in_parts(rows: Floats) -> Iterator[slice]:
     return (slice(i, i + step) for i in range(0, len(rows), step))
 
 
-def gathered(
+def gather(
     evidence: Floats, shares: Shares, due: Due, dispersion: Floats, tolerance: float, spend: Floats
-) -> Floats:
-    """The evidence, shape (alternatives, n_slices, n_indicators), one tick later."""
+) -> None:
+    """Take the evidence, shape (alternatives, n_slices, n_indicators), one tick on, in place."""
     scale = dispersion * due.spread
     n, x = shares.rows / scale, shares.hits / scale
     spend = np.where(n > 0, spend, 0.0)
     rise = np.minimum(due.upper + tolerance, 1.0)
     fall = np.minimum(1.0 - due.lower + tolerance, 1.0)
-    grown = np.empty_like(evidence)
+    log_e, at_null = np.empty_like(n), np.empty_like(n)
     for side, (hits, null) in enumerate(((x, rise), (n - x, fall))):
         for k, odds in enumerate(ODDS):
-            log_e = hits * np.log(odds) - n * np.log1p((odds - 1.0) * null)
-            at = side * len(ODDS) + k
-            e = np.exp(np.minimum(log_e, _LOG_E_MAX))
-            np.minimum((evidence[at] + spend) * e, EVIDENCE_MAX, out=grown[at])
-    return grown
+            np.multiply(null, odds - 1.0, out=at_null)
+            np.log1p(at_null, out=at_null)
+            at_null *= n
+            np.multiply(hits, np.log(odds), out=log_e)
+            log_e -= at_null
+            np.minimum(log_e, _LOG_E_MAX, out=log_e)
+            e = np.exp(log_e, out=log_e)
+            against = evidence[side * len(ODDS) + k]
+            against += spend
+            against *= e
+            np.minimum(against, EVIDENCE_MAX, out=against)
 
 
 def by_signal(evidence: Floats, signals: Indices) -> Floats:

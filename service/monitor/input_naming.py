@@ -368,7 +368,7 @@ class InputNamer:
         parts = self.inputs.stretches.parts
         hours = np.cumsum([max(part.end - part.start, 1) / HOUR for part in parts[::-1]])[::-1]
         dispersion, own_dispersion = (
-            of.dispersion.take(slice(slice_, slice_ + 1), slice(s, s + 1)).at(n / hours[:, None])
+            of.dispersion.take(slice(slice_, slice_ + 1), np.array([s])).at(n / hours[:, None])
             for of in (fleet, self.watch.shift.own)
         )
         of_signal = slice(self.indicators.starts[s], self.indicators.starts[s + 1])
