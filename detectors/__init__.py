@@ -13,6 +13,7 @@
 `Summary`     what rows come to, per cell and per slice
 `Season`      what the hour of the week does to everybody's losses
 `fit_cell_rates`, `dispersion_own`, `dispersion_share`   what normal was, and how far it scatters
+`dispersion_of_shares`, `two_components`, `season_of_shares`   the same of inputs
 `least_dispersion`   how little it can scatter where errors are frequent
 
 `detectors.acoustics`, imported by itself beside the model, describes a clip in figures.
@@ -34,8 +35,15 @@ from detectors.reference import (
     fit_cell_rates,
     least_dispersion,
 )
+from detectors.scatter import (
+    Dispersion,
+    dispersion_of_shares,
+    rows_a_unit,
+    season_of_shares,
+    two_components,
+)
 from detectors.season import Season
-from detectors.shares import Shares, dispersion_of_shares
+from detectors.shares import Shares
 from detectors.single_stream import ParameterError, Rows, SingleStream
 from detectors.summary import Outcomes, Summary
 
@@ -46,6 +54,7 @@ __all__ = [
     "Detections",
     "Detector",
     "Disparity",
+    "Dispersion",
     "ErrorRate",
     "Everyone",
     "InputShift",
@@ -66,4 +75,7 @@ __all__ = [
     "dispersion_share",
     "fit_cell_rates",
     "least_dispersion",
+    "rows_a_unit",
+    "season_of_shares",
+    "two_components",
 ]

@@ -6,7 +6,8 @@ category, is it missing? `OwnInputs` asks whether a slice's shares of them are w
 whether they moved for the model at large. None of it needs a label.
 
 Guarantee: the expected number of false alarms is at most the hazard spent, on average over
-baselines, for shares that stray from the reference by no more than the tolerance.
+baselines, for shares that stray from the reference by no more than the tolerance; what is usual
+at an hour of the day, for the model at large, is no straying.
 """
 
 from __future__ import annotations
@@ -18,22 +19,27 @@ import numpy.typing as npt
 
 from detectors.contract import Detections, Floats, Indices, State
 from detectors.error_rate import QUARANTINE
+from detectors.scatter import Dispersion
 from detectors.shares import (
     N_ALTERNATIVES,
     Due,
+    Learnt,
     Shares,
     by_signal,
-    gathered,
+    gather,
     in_parts,
     known_share,
+    moved,
     raise_for_shape,
     rest_of_shares,
+    share_of_all,
     spent,
 )
 
 Bools = npt.NDArray[np.bool_]
 
 TOLERANCE: Final = 0.02  # of a share: what moves less is not held against a slice
+KINDS: Final = ("hits", "rows", "rest_hits", "rest_rows")  # that are learnt beside the rest
 
 
 class OwnInputs:
@@ -50,7 +56,8 @@ class OwnInputs:
     --------
     >>> fleet = OwnInputs(np.array([0, 0, 1]))
     >>> was = np.array([[900.0, 500.0, 100.0]] * 2)
-    >>> fleet.grow(np.ones((2, 2)), Shares(was, np.full((2, 3), 1000.0)))
+    >>> independent = Dispersion(np.ones((2, 2)), np.zeros((2, 2)))
+    >>> fleet.grow(independent, Shares(was, np.full((2, 3), 1000.0)))
     >>> hazard, rows = np.full(2, 1e-4), np.full((2, 3), 100.0)
     >>> moved = Shares(np.array([[90.0, 50.0, 10.0], [90.0, 51.0, 40.0]]), rows)
     >>> found = [fleet.update(moved, hazard) for _ in range(2)]
@@ -63,19 +70,18 @@ class OwnInputs:
     has mean at most 1 for any indicator whose mean is at most p, and is the likelihood ratio of a
     Bernoulli share against one of θ times its odds. Counts are divided by their dispersion times
     1 + n / N, the factor by which a batch of n rows scatters further where the share is known from
-    N: the predictive null, matched in two moments, that goes on learning. One evidence an
-    indicator, direction and alternative, each with its part of the hazard; a signal's evidence is
-    their sum. Shin, Ramdas, Rinaldo, "E-detectors", NEJSDS 2024; indicators of quantiles as
-    Romano et al., NP-FOCuS, arXiv 2302.02718, have them.
+    N: the predictive null, matched in two moments, that goes on learning; see `Learnt` for when.
+    One evidence an indicator, direction and alternative, each with its part of the hazard; a
+    signal's evidence is their sum. Shin, Ramdas, Rinaldo, "E-detectors", NEJSDS 2024; indicators of
+    quantiles as Romano et al., NP-FOCuS, arXiv 2302.02718, have them.
     """
 
     def __init__(self, signals: Indices | None = None, tolerance: float = TOLERANCE) -> None:
         self.signals = np.zeros(1, np.intp) if signals is None else signals.astype(np.intp)
         self.tolerance = tolerance
         n_signals, n_indicators = self.n_signals, self.signals.size
-        self.dispersion: Floats = np.empty((0, n_signals))
-        self.hits: Floats = np.empty((0, n_indicators))  # as far as is learnt from
-        self.rows: Floats = np.empty((0, n_indicators))
+        self.dispersion = Dispersion.none(n_signals)
+        self.learnt = Learnt(2, n_indicators)
         self.evidence: Floats = np.empty((N_ALTERNATIVES, 0, n_indicators))
 
     def __len__(self) -> int:
@@ -91,24 +97,31 @@ class OwnInputs:
         """Evidence against each slice and signal, shape (n_slices, n_signals)."""
         return by_signal(self.evidence, self.signals)
 
-    def grow(self, dispersion: Floats, reference: Shares | None = None) -> None:
+    def grow(self, dispersion: Dispersion, reference: Shares | None = None) -> None:
         """Watch more slices.
 
         Parameters
         ----------
-        dispersion : float64, shape (n_new, n_signals)
-            What their counts are to be divided by.
+        dispersion : Dispersion
+            What their counts are to be divided by, shape (n_new, n_signals).
         reference : Shares, optional
             What they were, shape (n_new, n_indicators).
         """
         nothing = np.zeros((len(dispersion), self.signals.size))
-        self.dispersion = np.concatenate([self.dispersion, dispersion])
-        self.hits = np.concatenate([self.hits, nothing if reference is None else reference.hits])
-        self.rows = np.concatenate([self.rows, nothing if reference is None else reference.rows])
+        known = Shares(nothing, nothing) if reference is None else reference
+        self.dispersion = self.dispersion.join(dispersion)
+        self.learnt.grow((known.hits, known.rows))
         more = np.zeros((N_ALTERNATIVES, *nothing.shape))
         self.evidence = np.concatenate([self.evidence, more], axis=1)
 
-    def gather(self, shares: Shares, hazard: Floats, quiet: Bools) -> None:
+    def gather(
+        self,
+        shares: Shares,
+        hazard: Floats,
+        quiet: Bools,
+        units: float = 1.0,
+        season: Floats | float = 0.0,
+    ) -> None:
         """Add one tick's evidence; signals that are neither suspicious nor `quiet` learn from it.
 
         Parameters
@@ -117,6 +130,8 @@ class OwnInputs:
         hazard : float64, shape (n_slices,)
         quiet : bool, shape (n_slices, n_signals)
             Signals that are not to be tested now: an incident is open on them.
+        units, season
+            As of `update`.
 
         Raises
         ------
@@ -124,36 +139,42 @@ class OwnInputs:
             `shares` has another shape than what is watched.
         """
         raise_for_shape(shares, len(self), self.signals.size)
+        whole = share_of_all(self.learnt.known(slice(0, 1)))
         for part in in_parts(shares.rows):
-            n, dispersion = shares.rows[part], self.dispersion[part][:, self.signals]
-            share, known = known_share(self.hits, self.rows, part, dispersion)
-            self.evidence[:, part] = gathered(
+            hits, n = shares.hits[part], shares.rows[part]
+            dispersion = self.dispersion.take(part, self.signals).at(n / units)
+            learnt_hits, learnt_rows = self.learnt.known(part)
+            share, known = known_share(learnt_hits, learnt_rows, whole, dispersion)
+            gather(
                 self.evidence[:, part],
-                Shares(shares.hits[part], n),
-                Due.of_slice(share, known, n),
+                Shares(hits, n),
+                Due.of_slice(moved(share, season), known, n),
                 dispersion,
                 self.tolerance,
                 spent(hazard[part], quiet[part], self.signals),
             )
-        learns = ((self.meter < QUARANTINE) & ~quiet)[:, self.signals]
-        self.hits += np.where(learns, shares.hits, 0.0)
-        self.rows += np.where(learns, shares.rows, 0.0)
+            suspicious = by_signal(self.evidence[:, part], self.signals) >= QUARANTINE
+            self.learnt.add(part, (hits, n), ~(suspicious | quiet[part])[:, self.signals])
 
     def reset(self, slices: Indices, streams: Indices) -> None:
         """Begin again with these signals of these slices."""
         for slice_, stream in zip(slices.tolist(), streams.tolist(), strict=True):
-            self.evidence[:, slice_, self.signals == stream] = 0.0
+            of_stream = self.signals == stream
+            self.evidence[:, slice_, of_stream] = 0.0
+            self.learnt.drop(slice_, of_stream)
 
-    def renew(self, slices: Indices, dispersion: Floats) -> None:
+    def renew(self, slices: Indices, dispersion: Dispersion) -> None:
         """Watch others in the places of these slices, of whom nothing is known yet.
 
-        `dispersion`, shape (n_signals,), is what counts of each are to be divided by.
+        `dispersion`, shape (1, n_signals), is what counts of each are to be divided by.
         """
-        self.dispersion[slices] = dispersion
-        self.hits[slices] = self.rows[slices] = 0.0
+        self.dispersion.renew(slices, dispersion)
+        self.learnt.renew(slices)
         self.evidence[:, slices] = 0.0
 
-    def update(self, shares: Shares, hazard: Floats) -> Detections:
+    def update(
+        self, shares: Shares, hazard: Floats, units: float = 1.0, season: Floats | float = 0.0
+    ) -> Detections:
         """Fold one tick in and report signals of slices that are not what they were.
 
         Parameters
@@ -162,6 +183,10 @@ class OwnInputs:
             hits, rows: float64, shape (n_slices, n_indicators).
         hazard : float64, shape (n_slices,)
             False alarms that each slice may spend on this tick, over all its signals.
+        units : float
+            How many of the units that dispersion was measured by, hours, the tick took.
+        season : float64, shape (n_indicators,)
+            Log odds that are usual now above those of other times, as `season_of_shares` has them.
 
         Returns
         -------
@@ -173,7 +198,8 @@ class OwnInputs:
         ShapeError
             `shares` has another shape than what is watched.
         """
-        self.gather(shares, hazard, np.zeros(self.dispersion.shape, np.bool_))
+        quiet = np.zeros((len(self), self.n_signals), np.bool_)
+        self.gather(shares, hazard, quiet, units, season)
         meter = self.meter
         slices, streams = np.nonzero(meter >= 1.0)
         self.reset(slices, streams)
@@ -183,17 +209,16 @@ class OwnInputs:
         """The state as arrays."""
         return {
             "signals": self.signals.copy(),
-            "dispersion": self.dispersion.copy(),
-            "hits": self.hits.copy(),
-            "rows": self.rows.copy(),
+            **self.dispersion.save("dispersion"),
+            **self.learnt.save("hits", "rows"),
             "evidence": np.moveaxis(self.evidence, 0, 2).copy(),
         }
 
     def restore(self, state: State) -> None:
         """Take up the state that `save` gave."""
         self.signals = state["signals"].astype(np.intp)
-        self.dispersion = state["dispersion"].copy()
-        self.hits, self.rows = state["hits"].copy(), state["rows"].copy()
+        self.dispersion = Dispersion.restore(state, "dispersion")
+        self.learnt.restore(state, "hits", "rows")
         self.evidence = np.ascontiguousarray(np.moveaxis(state["evidence"], 2, 0)).copy()
 
 
@@ -209,7 +234,8 @@ class InputShift:
     --------
     >>> fleet = InputShift(np.array([0]))
     >>> was = np.array([[300.0], [100.0], [200.0]])
-    >>> fleet.grow(np.ones((3, 1)), np.ones((3, 1)), Shares(was, 10 * was))
+    >>> independent = Dispersion(np.ones((3, 1)), np.zeros((3, 1)))
+    >>> fleet.grow(independent, independent, Shares(was, 10 * was))
     >>> hazard, rows = np.full(3, 1e-4), was
     >>> on_its_own = Shares(np.array([[60.0], [40.0], [20.0]]), rows)
     >>> fleet.update(on_its_own, hazard).slices
@@ -231,11 +257,8 @@ class InputShift:
     def __init__(self, signals: Indices | None = None, tolerance: float = TOLERANCE) -> None:
         self.own = OwnInputs(signals, tolerance)
         n_signals, n_indicators = self.own.n_signals, self.own.signals.size
-        self.dispersion: Floats = np.empty((0, n_signals))
-        self.hits: Floats = np.empty((0, n_indicators))
-        self.rows: Floats = np.empty((0, n_indicators))
-        self.rest_hits: Floats = np.empty((0, n_indicators))
-        self.rest_rows: Floats = np.empty((0, n_indicators))
+        self.dispersion = Dispersion.none(n_signals)
+        self.learnt = Learnt(4, n_indicators)
         self.evidence: Floats = np.empty((N_ALTERNATIVES, 0, n_indicators))
         self.open: Bools = np.empty((0, n_signals), np.bool_)
 
@@ -248,14 +271,18 @@ class InputShift:
         return by_signal(self.evidence, self.own.signals)
 
     def grow(
-        self, dispersion_own: Floats, dispersion_rest: Floats, reference: Shares | None = None
+        self,
+        dispersion_own: Dispersion,
+        dispersion_rest: Dispersion,
+        reference: Shares | None = None,
     ) -> None:
         """Watch more slices.
 
         Parameters
         ----------
-        dispersion_own, dispersion_rest : float64, shape (n_new, n_signals)
-            What counts are to be divided by, against the own reference and against the rest.
+        dispersion_own, dispersion_rest : Dispersion
+            What counts are to be divided by, against the own reference and against the rest, shape
+            (n_new, n_signals).
         reference : Shares, optional
             What they were; row 0 is the whole model, so only the first slices may have one.
         """
@@ -263,16 +290,15 @@ class InputShift:
         nothing = np.zeros((len(dispersion_own), self.own.signals.size))
         known = Shares(nothing, nothing) if reference is None else reference
         others = rest_of_shares(known) if len(known.rows) else known
-        self.dispersion = np.concatenate([self.dispersion, dispersion_rest])
-        self.hits = np.concatenate([self.hits, known.hits])
-        self.rows = np.concatenate([self.rows, known.rows])
-        self.rest_hits = np.concatenate([self.rest_hits, others.hits])
-        self.rest_rows = np.concatenate([self.rest_rows, others.rows])
+        self.dispersion = self.dispersion.join(dispersion_rest)
+        self.learnt.grow((known.hits, known.rows, others.hits, others.rows))
         more = np.zeros((N_ALTERNATIVES, *nothing.shape))
         self.evidence = np.concatenate([self.evidence, more], axis=1)
-        self.open = np.concatenate([self.open, np.zeros(dispersion_own.shape, np.bool_)])
+        self.open = np.concatenate([self.open, np.zeros(dispersion_own.within.shape, np.bool_)])
 
-    def update(self, shares: Shares, hazard: Floats) -> Detections:
+    def update(
+        self, shares: Shares, hazard: Floats, units: float = 1.0, season: Floats | float = 0.0
+    ) -> Detections:
         """Fold one tick in and report what moved unevenly.
 
         Parameters
@@ -280,6 +306,8 @@ class InputShift:
         shares : Shares
             hits, rows: float64, shape (n_slices, n_indicators); row 0 is the whole model.
         hazard : float64, shape (n_slices,)
+        units, season
+            As of `OwnInputs.update`.
 
         Returns
         -------
@@ -291,8 +319,8 @@ class InputShift:
         ShapeError
             `shares` has another shape than what is watched.
         """
-        self.own.gather(shares, hazard, self.open)
-        self._gather_rest(shares, hazard)
+        self.own.gather(shares, hazard, self.open, units, season)
+        self._gather_rest(shares, hazard, units, season)
         own, rest = self.own.meter, self.meter
         slices, streams = np.nonzero((own >= 1.0) & (rest >= 1.0))
         self.reset(slices, streams)
@@ -302,7 +330,9 @@ class InputShift:
         """Begin again with these signals of these slices."""
         self.own.reset(slices, streams)
         for slice_, stream in zip(slices.tolist(), streams.tolist(), strict=True):
-            self.evidence[:, slice_, self.own.signals == stream] = 0.0
+            of_stream = self.own.signals == stream
+            self.evidence[:, slice_, of_stream] = 0.0
+            self.learnt.drop(slice_, of_stream)
 
     def hold(self, slices: Indices, streams: Indices) -> None:
         """An incident begins: these are neither tested nor learnt from until `release`."""
@@ -313,50 +343,50 @@ class InputShift:
         """Their incident is over, for all signals."""
         self.open[slices] = False
 
-    def renew(self, slices: Indices, dispersion_own: Floats, dispersion_rest: Floats) -> None:
+    def renew(
+        self, slices: Indices, dispersion_own: Dispersion, dispersion_rest: Dispersion
+    ) -> None:
         """Watch others in the places of these slices, as `OwnInputs.renew`."""
         self.own.renew(slices, dispersion_own)
-        self.dispersion[slices] = dispersion_rest
-        for counts in (self.hits, self.rows, self.rest_hits, self.rest_rows):
-            counts[slices] = 0.0
+        self.dispersion.renew(slices, dispersion_rest)
+        self.learnt.renew(slices)
         self.evidence[:, slices] = 0.0
         self.release(slices)
 
-    def _gather_rest(self, shares: Shares, hazard: Floats) -> None:
+    def _gather_rest(
+        self, shares: Shares, hazard: Floats, units: float, season: Floats | float
+    ) -> None:
         signals, others = self.own.signals, rest_of_shares(shares)
+        whole = share_of_all(self.learnt.known(slice(0, 1)))
         for part in in_parts(shares.rows):
             rest = Shares(others.hits[part], others.rows[part])
             there = rest.rows > 0
-            n = np.where(there, shares.rows[part], 0.0)
-            dispersion = self.dispersion[part][:, signals]
-            share, known = known_share(self.hits, self.rows, part, dispersion)
-            usual = known_share(self.rest_hits, self.rest_rows, part, dispersion)
-            self.evidence[:, part] = gathered(
+            hits, n = (np.where(there, of[part], 0.0) for of in (shares.hits, shares.rows))
+            dispersion = self.dispersion.take(part, signals).at(n / units)
+            own_hits, own_rows, rest_hits, rest_rows = self.learnt.known(part)
+            share, known = known_share(own_hits, own_rows, whole, dispersion)
+            usual, usual_known = known_share(rest_hits, rest_rows, whole, dispersion)
+            share, usual = moved(share, season), moved(usual, season)
+            due = Due.beside(share, known, n, usual, usual_known, rest)
+            gather(
                 self.evidence[:, part],
-                Shares(np.where(there, shares.hits[part], 0.0), n),
-                Due.beside(share, known, n, *usual, rest),
+                Shares(hits, n),
+                due,
                 dispersion,
                 self.own.tolerance,
                 spent(hazard[part], self.open[part], signals),
             )
-        learns = ((self.meter < QUARANTINE) & ~self.open)[:, signals]
-        for known_counts, counts in (
-            (self.hits, shares.hits),
-            (self.rows, shares.rows),
-            (self.rest_hits, others.hits),
-            (self.rest_rows, others.rows),
-        ):
-            known_counts += np.where(learns & (shares.rows > 0), counts, 0.0)
+            suspicious = by_signal(self.evidence[:, part], signals) >= QUARANTINE
+            learns = ~(suspicious | self.open[part])[:, signals] & (shares.rows[part] > 0)
+            counts = (shares.hits[part], shares.rows[part], rest.hits, rest.rows)
+            self.learnt.add(part, counts, learns)
 
     def save(self) -> State:
         """The state as arrays."""
         return {
             **{f"own.{name}": array for name, array in self.own.save().items()},
-            "dispersion": self.dispersion.copy(),
-            "hits": self.hits.copy(),
-            "rows": self.rows.copy(),
-            "rest_hits": self.rest_hits.copy(),
-            "rest_rows": self.rest_rows.copy(),
+            **self.dispersion.save("dispersion"),
+            **self.learnt.save(*KINDS),
             "evidence": np.moveaxis(self.evidence, 0, 2).copy(),
             "open": self.open.copy(),
         }
@@ -365,8 +395,9 @@ class InputShift:
         """Take up the state that `save` gave."""
         own = {n.removeprefix("own."): a for n, a in state.items() if n.startswith("own.")}
         self.own.restore(own)
-        for name in ("dispersion", "hits", "rows", "rest_hits", "rest_rows", "open"):
-            setattr(self, name, state[name].copy())
+        self.dispersion = Dispersion.restore(state, "dispersion")
+        self.learnt.restore(state, *KINDS)
+        self.open = state["open"].copy()
         self.evidence = np.ascontiguousarray(np.moveaxis(state["evidence"], 2, 0)).copy()
 
 
@@ -379,8 +410,8 @@ class InputsEverywhere:
     Examples
     --------
     >>> fleet = InputsEverywhere(np.array([0]))
-    >>> fleet.grow(np.ones((3, 1)), Shares(np.array([[200.0], [100.0], [100.0]]),
-    ...                                    np.array([[2000.0], [1000.0], [1000.0]])))
+    >>> was = np.array([[200.0], [100.0], [100.0]])
+    >>> fleet.grow(Dispersion(np.ones((3, 1)), np.zeros((3, 1))), Shares(was, 10 * was))
     >>> hazard, rows = np.full(3, 1e-4), np.array([[200.0], [100.0], [100.0]])
     >>> one_slice = Shares(np.array([[50.0], [10.0], [40.0]]), rows)
     >>> all_of_it = Shares(np.array([[80.0], [40.0], [40.0]]), rows)
@@ -402,11 +433,13 @@ class InputsEverywhere:
         """Evidence that everyone's inputs moved, shape (n_signals,)."""
         return self.own.meter.min(axis=0) if len(self.own) else np.zeros(self.own.n_signals)
 
-    def grow(self, dispersion: Floats, reference: Shares | None = None) -> None:
+    def grow(self, dispersion: Dispersion, reference: Shares | None = None) -> None:
         """Watch more streams, as in `OwnInputs.grow`."""
         self.own.grow(dispersion, reference)
 
-    def update(self, shares: Shares, hazard: Floats) -> Detections:
+    def update(
+        self, shares: Shares, hazard: Floats, units: float = 1.0, season: Floats | float = 0.0
+    ) -> Detections:
         """Fold one tick in; report slice 0 and the signals in which every stream is at 1.
 
         Parameters
@@ -415,6 +448,8 @@ class InputsEverywhere:
             hits, rows: float64, shape (n_streams, n_indicators).
         hazard : float64, shape (n_streams,)
             The same for each: what a global alarm may spend on this tick.
+        units, season
+            As of `OwnInputs.update`.
 
         Returns
         -------
@@ -426,7 +461,8 @@ class InputsEverywhere:
         ShapeError
             `shares` has another shape than what is watched.
         """
-        self.own.gather(shares, hazard, np.broadcast_to(self.open, self.own.dispersion.shape))
+        quiet = np.broadcast_to(self.open, (len(self), self.own.n_signals))
+        self.own.gather(shares, hazard, quiet, units, season)
         meter = self.meter
         (streams,) = np.nonzero(meter >= 1.0)
         self.reset(streams)
@@ -434,7 +470,9 @@ class InputsEverywhere:
 
     def reset(self, streams: Indices) -> None:
         """Begin again with these signals."""
-        self.own.evidence[:, :, np.isin(self.own.signals, streams)] = 0.0
+        of_streams = np.isin(self.own.signals, streams)
+        self.own.evidence[:, :, of_streams] = 0.0
+        self.own.learnt.drop(slice(None), of_streams)
 
     def hold(self, streams: Indices) -> None:
         """An incident begins: these signals are neither tested nor learnt from until `release`."""

@@ -1,4 +1,4 @@
-"""Shares: of how many rows an indicator holds, as evidence takes them; and how far they scatter."""
+"""Shares: of how many rows an indicator holds, what is known of it, and evidence that it moved."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detectors.confidence import EVIDENCE_MAX
-from detectors.contract import Floats, Indices, ShapeError
+from detectors.contract import Floats, Indices, ShapeError, State
 
 Bools = npt.NDArray[np.bool_]
 
@@ -18,7 +18,9 @@ ODDS: Final = (1.3, 1.8, 3.0)  # by which the odds of an indicator are taken to 
 N_ALTERNATIVES: Final = 2 * len(ODDS)  # each share may rise or fall
 PRIOR: Final = 10.0  # effective rows that hold a slice's shares at the model's
 REST_PRIOR: Final = 20.0  # rows by which the movement of the rest, in one tick, is held to none
-_BLOCK: Final = 16_384  # counts whose evidence is computed at once: they stay in the cache
+WAIT: Final = 0.2  # of what is known: rows wait in blocks of as many before they are learnt
+HITS, ROWS = 0, 1  # the first kinds of what is counted
+_BLOCK: Final = 8_192  # counts whose evidence is computed at once: they stay in the cache
 _LOG_E_MAX: Final = 300.0
 
 
@@ -38,24 +40,116 @@ class Shares:
     rows: Floats
 
 
+class Learnt:
+    """What shares are known from: all rows but the latest, which are learnt late.
+
+    Attributes
+    ----------
+    seen : float64, shape (n_kinds, n_slices, n_indicators)
+        Hits, rows, and whatever else is counted with them.
+    waiting : float64, shape (2, n_kinds, n_slices, n_indicators)
+        What of it is not learnt yet: the block that is filling, and the one before it.
+
+    Notes
+    -----
+    What moved last week would be half of what is normal next week, and a slow movement would be
+    learnt before it is found. So rows wait in blocks of `WAIT` of what is known, and a block is
+    learnt when the next one is full, if its signal is not under suspicion then: an alarm in
+    between drops both. A slice of which nothing is known learns row by row.
+
+    The error of what is known is shared by all `b` rows that it is not corrected by, while their
+    scatter allows for one tick's part of it. Known from N, it lets evidence at odds θ have a mean
+    of `exp(s b (s p (1 - p) b / 2 N - tolerance))`, s being `(θ - 1) / (1 + (θ - 1) p)`, by the
+    moments of a normal error: at most 1, for rows that have not moved, up to b / N of
+    `2 tolerance / (s p (1 - p))`. Of shares of one half and a tolerance of 0.02 that is 0.61 at
+    odds of 1.3, 0.28 at 1.8 and 0.16 at 3, and b / N is at most 2 `WAIT`: over full blocks the
+    bolder bets claim more than they may, which what is measured has to show, and does.
+    """
+
+    def __init__(self, n_kinds: int, n_indicators: int) -> None:
+        self.seen: Floats = np.empty((n_kinds, 0, n_indicators))
+        self.waiting: Floats = np.empty((2, n_kinds, 0, n_indicators))
+
+    def grow(self, counts: tuple[Floats, ...]) -> None:
+        """Know these of more slices, each of shape (n_new, n_indicators)."""
+        new = np.stack(counts)
+        self.seen = np.concatenate([self.seen, new], axis=1)
+        more = np.zeros((2, *new.shape))
+        self.waiting = np.concatenate([self.waiting, more], axis=2)
+
+    def known(self, part: slice) -> Floats:
+        """What was learnt of these slices, shape (n_kinds, n_part, n_indicators)."""
+        known: Floats = self.seen[:, part] - self.waiting[0, :, part] - self.waiting[1, :, part]
+        return known
+
+    def add(self, part: slice, counts: tuple[Floats, ...], learns: Bools) -> None:
+        """Take in one tick of these slices, where `learns`, shape (n_part, n_indicators)."""
+        seen, filling, full = self.seen[:, part], self.waiting[0, :, part], self.waiting[1, :, part]
+        for kind, count in enumerate(counts):
+            new = np.where(learns, count, 0.0)
+            seen[kind] += new
+            filling[kind] += new
+        known = seen[ROWS] - filling[ROWS] - full[ROWS]
+        due = learns & (filling[ROWS] > 0) & (filling[ROWS] >= WAIT * known)
+        np.copyto(full, filling, where=due)
+        np.copyto(filling, 0.0, where=due)
+
+    def drop(self, slices: int | slice, indicators: Bools) -> None:
+        """What waits of these is not going to be learnt."""
+        self.seen[:, slices, indicators] -= self.waiting[:, :, slices, indicators].sum(axis=0)
+        self.waiting[:, :, slices, indicators] = 0.0
+
+    def renew(self, slices: Indices) -> None:
+        """Nothing is known of these slices."""
+        self.seen[:, slices] = self.waiting[:, :, slices] = 0.0
+
+    def save(self, *names: str) -> State:
+        """The state as arrays, what was seen under the names of its kinds."""
+        state = {name: self.seen[kind].copy() for kind, name in enumerate(names)}
+        return {**state, "waiting": np.moveaxis(self.waiting, 2, 0).copy()}
+
+    def restore(self, state: State, *names: str) -> None:
+        """Take up the state that `save` gave."""
+        self.seen = np.stack([state[name] for name in names])
+        self.waiting = np.ascontiguousarray(np.moveaxis(state["waiting"], 0, 2)).copy()
+
+
 def known_share(
-    hits: Floats, rows: Floats, part: slice, dispersion: Floats
+    hits: Floats, rows: Floats, whole: Floats, dispersion: Floats
 ) -> tuple[Floats, Floats]:
-    """What the shares of these slices are taken to be, and from how many rows that is known.
+    """What the shares of slices are taken to be, and from how many rows that is known.
 
     Parameters
     ----------
     hits, rows : float64, shape (n_slices, n_indicators)
-        What was learnt from; row 0 is the whole model, whose shares are the prior.
-    part : slice
-        Of the slices.
-    dispersion : float64, shape (n_part, n_indicators)
+        What was learnt from.
+    whole : float64, shape (1, n_indicators)
+        The share of the whole model, which is the prior.
+    dispersion : float64, shape (n_slices, n_indicators)
         The prior stands for `PRIOR` effective rows.
     """
-    whole = (hits[:1] + 0.5) / (rows[:1] + 1.0)
     held = PRIOR * dispersion
-    known = held + rows[part]
-    return (held * whole + hits[part]) / known, known
+    known = held + rows
+    return (held * whole + hits) / known, known
+
+
+def share_of_all(known: Floats) -> Floats:
+    """The whole model's share, of what is known of row 0; half a row of each kind is added."""
+    whole: Floats = (known[HITS, :1] + 0.5) / (known[ROWS, :1] + 1.0)
+    return whole
+
+
+def moved(share: Floats, log_odds: Floats | float) -> Floats:
+    """The share with its log odds moved by so much.
+
+    Examples
+    --------
+    >>> moved(np.array([0.5, 0.2]), np.log(2.0)).round(2)
+    array([0.67, 0.33])
+    """
+    odds = share * np.exp(log_odds)
+    result: Floats = odds / (odds + (1.0 - share))
+    return result
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,23 +244,29 @@ def in_parts(rows: Floats) -> Iterator[slice]:
     return (slice(i, i + step) for i in range(0, len(rows), step))
 
 
-def gathered(
+def gather(
     evidence: Floats, shares: Shares, due: Due, dispersion: Floats, tolerance: float, spend: Floats
-) -> Floats:
-    """The evidence, shape (alternatives, n_slices, n_indicators), one tick later."""
+) -> None:
+    """Take the evidence, shape (alternatives, n_slices, n_indicators), one tick on, in place."""
     scale = dispersion * due.spread
     n, x = shares.rows / scale, shares.hits / scale
     spend = np.where(n > 0, spend, 0.0)
     rise = np.minimum(due.upper + tolerance, 1.0)
     fall = np.minimum(1.0 - due.lower + tolerance, 1.0)
-    grown = np.empty_like(evidence)
+    log_e, at_null = np.empty_like(n), np.empty_like(n)
     for side, (hits, null) in enumerate(((x, rise), (n - x, fall))):
         for k, odds in enumerate(ODDS):
-            log_e = hits * np.log(odds) - n * np.log1p((odds - 1.0) * null)
-            at = side * len(ODDS) + k
-            e = np.exp(np.minimum(log_e, _LOG_E_MAX))
-            np.minimum((evidence[at] + spend) * e, EVIDENCE_MAX, out=grown[at])
-    return grown
+            np.multiply(null, odds - 1.0, out=at_null)
+            np.log1p(at_null, out=at_null)
+            at_null *= n
+            np.multiply(hits, np.log(odds), out=log_e)
+            log_e -= at_null
+            np.minimum(log_e, _LOG_E_MAX, out=log_e)
+            e = np.exp(log_e, out=log_e)
+            against = evidence[side * len(ODDS) + k]
+            against += spend
+            against *= e
+            np.minimum(against, EVIDENCE_MAX, out=against)
 
 
 def by_signal(evidence: Floats, signals: Indices) -> Floats:
@@ -176,66 +276,3 @@ def by_signal(evidence: Floats, signals: Indices) -> Floats:
     starts = np.flatnonzero(np.diff(signals, prepend=-1))
     sums: Floats = np.add.reduceat(evidence.sum(axis=0), starts, axis=1)
     return sums
-
-
-def dispersion_of_shares(
-    slices: Indices, units: Indices, period: Indices, shares: Shares, n_slices: int
-) -> tuple[Floats, Floats, Floats]:
-    """How far one signal's counts scatter beyond those of independent rows, in the reference.
-
-    Parameters
-    ----------
-    slices, units : intp, shape (n,)
-        Which slice and which independent unit (a session, an hour) a row of `shares` belongs to;
-        a pair comes once. Slice 0 is the whole model and has every unit.
-    period : intp, shape (n_units,)
-        The hour that each unit began in.
-    shares : Shares
-        hits, rows: float64, shape (n, n_indicators), of one signal.
-    n_slices : int
-
-    Returns
-    -------
-    own, rest, n_units : float64, shape (n_slices,)
-        Around the slice's own share, `sum (x_u - m n_u)^2 / sum n_u m (1 - m)`, and around the same
-        moved by as much, in log odds, as the whole model's was in that hour, in which each unit has
-        part. NaN where nothing scatters.
-
-    Examples
-    --------
-    >>> hits = np.array([[4.0], [0.0], [4.0], [0.0]])  # sessions of 4 that are all one thing
-    >>> own, rest, n_units = dispersion_of_shares(
-    ...     np.zeros(4, int), np.arange(4), np.zeros(4, int), Shares(hits, np.full((4, 1), 4.0)), 1)
-    >>> own, rest.round(2), n_units
-    (array([4.]), array([5.33]), array([4.]))
-    """
-    total = Shares(_sums(shares.hits, slices, n_slices), _sums(shares.rows, slices, n_slices))
-    share = np.divide(total.hits, total.rows, out=np.zeros_like(total.hits), where=total.rows > 0)
-    variance = share * (1.0 - share)
-    residual = shares.hits - shares.rows * share[slices]
-
-    of_all = np.flatnonzero(slices == 0)
-    n_periods = int(period.max(initial=-1)) + 1
-    rows = _sums(shares.rows[of_all], period[units[of_all]], n_periods)
-    strayed = _sums(residual[of_all], period[units[of_all]], n_periods)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        moved = np.where((rows > 0) & (variance[0] > 0), strayed / (rows * variance[0]), 0.0)
-        of_period = moved[period[units]] * variance[slices]
-        around = residual - shares.rows * of_period
-        left = 1.0 - np.where(rows > 0, 1.0 / rows, 0.0)[period[units]] * shares.rows
-        own, rest = (
-            _sums(squares, slices, n_slices).sum(axis=1)
-            / _sums(due * variance[slices], slices, n_slices).sum(axis=1)
-            for squares, due in (
-                (residual**2, shares.rows),
-                (around**2, shares.rows * np.maximum(left, 0.0)),
-            )
-        )
-    n_units = np.bincount(slices, minlength=n_slices).astype(np.float64)
-    return own, np.where(np.isfinite(rest), rest, np.nan), n_units
-
-
-def _sums(values: Floats, by: Indices, n: int) -> Floats:
-    """Sums of the rows of `values` by group, shape (n, n_columns)."""
-    columns = [np.bincount(by, column, minlength=n) for column in values.T]
-    return np.stack(columns, axis=1) if columns else np.zeros((n, 0))

@@ -121,6 +121,14 @@ def moving(dimension: str, value: str, at: int) -> EventBatch:
     return replace(rows, attributes={**rows.attributes, "floor": Categories(codes, floor.values)})
 
 
+def percent_on_floor_3(rows: EventBatch, dimension: str, value: str, since: int, until: int) -> int:
+    """How many in a hundred of its predictions in that time have this value."""
+    floor, who = rows.attributes["floor"], rows.attributes[dimension]
+    asked = (rows.kind == PREDICTION) & (floor.codes == floor.values.index("3"))
+    asked &= (rows.time >= since) & (rows.time < until)
+    return round(100 * float((who.codes[asked] == who.values.index(value)).mean()))
+
+
 def everywhere(seed: int = 7) -> EventBatch:
     """From the onset on the recogniser mishears twice as much, on every floor but the seventh.
 

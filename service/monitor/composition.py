@@ -18,7 +18,7 @@ from service.monitor.config import ReferenceWindow
 from service.monitor.findings import Finding
 from service.monitor.history import HOUR
 from service.monitor.input_watch import REFERENCE_ROWS, ReferenceRows
-from service.monitor.mix import Incident, MixWatch, members
+from service.monitor.mix import BLOCK, Incident, MixWatch, members
 from service.monitor.mix_naming import MixNamer
 from service.monitor.observer import LOOK_SECONDS, SECOND, Look
 from service.monitor.pending import cluster_hashes
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 ROWS_A_SLICE: Final = 15  # of a stretch, as of inputs
 FEWEST_ROWS: Final = 100  # of a stretch, and for an alert to be over
-BLOCK: Final = 6 * HOUR  # who is there at night is others: over so long, mixes scatter further
 BACK_AFTER: Final = 24 * HOUR  # of rows that tell whether it is over: a day has all its hours
 
 
@@ -92,7 +91,8 @@ class Composition:
         findings = [namer.over(slice_, now) for slice_, now in self._back(namer, rows)]
         if monitor.config.is_within_budget:
             spend = hazard(monitor, len(self.mix), seconds)
-            crossed = self.mix.crossed(self.mix.shares(monitor.slices, rows), spend)
+            blocks = seconds * SECOND / BLOCK
+            crossed = self.mix.crossed(self.mix.shares(monitor.slices, rows), spend, blocks)
             findings += namer.confirmed() + namer.told(crossed)
         return findings
 

@@ -1,6 +1,7 @@
 """Indicators: what is asked of each signal's value, as shares of rows and in words.
 
-Of numbers: does it lie above this cut? Of texts: is it this one? Of both: is it missing?
+Of numbers: does it lie above this cut, or outside of the outer ones? Of texts: is it this one? Of
+both: is it missing?
 """
 
 from __future__ import annotations
@@ -56,6 +57,10 @@ class Indicators:
             if indicator >= len(signal.values):
                 return _PLAIN[name]
             return f"share of {name}"
+        if indicator == len(signal.cuts):
+            low, high = (f"{signal.cuts[end]:.4g}" for end in (0, -1))
+            first, last = signal.percents[0], signal.percents[-1]
+            return f"share outside the reference's P{first} to P{last} ({low} to {high})"
         cut = f"{signal.cuts[indicator]:.4g}"
         if signal.percents:
             return f"share above the reference's P{signal.percents[indicator]} ({cut})"
@@ -70,14 +75,21 @@ def shares_of(signal: Signal, counts: Ints | Floats) -> Shares:
     missing = counts[..., -1:].astype(np.float64)
     present = counts[..., :-1].astype(np.float64)
     if signal.kind == "numeric":
-        present = np.cumsum(present[..., ::-1], axis=-1)[..., ::-1][..., 1:]
+        above = np.cumsum(present[..., ::-1], axis=-1)[..., ::-1][..., 1:]
+        outside = present[..., :1] + above[..., -1:]
+        present = np.concatenate([above, outside], axis=-1) if asks_outside(signal) else above
     hits = np.concatenate([present, missing], axis=-1)
     rows = np.repeat(everything - missing, present.shape[-1], axis=-1)
     return Shares(hits, np.concatenate([rows, everything], axis=-1))
 
 
+def asks_outside(signal: Signal) -> bool:
+    """Whether its outer cuts are quantiles: more on both sides of them is a wider distribution."""
+    return len(signal.percents) > 1
+
+
 def _n_indicators(signal: Signal) -> int:
-    return signal.n_bins - (signal.kind == "numeric")
+    return signal.n_bins - (signal.kind == "numeric") + asks_outside(signal)
 
 
 def _offsets(sizes: list[int]) -> Indices:

@@ -16,7 +16,7 @@ from scipy.special import xlogy
 from detectors import Detections, Shares
 from detectors.confidence import combined_interval, rate_interval
 from detectors.input_shift import TOLERANCE
-from detectors.shares import PRIOR, Due
+from detectors.shares import PRIOR, Due, moved
 from service.clock import to_rfc3339
 from service.ingest.events import Bools, Floats
 from service.monitor.attribution import ONSET_NATS
@@ -60,6 +60,7 @@ class Move:
     hits: Floats  # of the slice in the reference and since, of the rest likewise; shape (4,)
     rows: Floats
     n_rows: int  # of the slice since the onset, those without a value included
+    dispersion: float = 1.0  # of its counts, against its own past
 
     @property
     def shares(self) -> Floats:
@@ -91,9 +92,11 @@ class InputNamer:
         self.enough = float(np.log(20 * max(n_streams, 1)))  # nats that are more than chance
         self._counts: dict[int, tuple[Shares, Shares]] = {}
 
-    def name(self, uneven: Detections, everywhere: Detections, shares: Shares) -> list[Finding]:
+    def name(
+        self, uneven: Detections, everywhere: Detections, recovered: list[int], shares: Shares
+    ) -> list[Finding]:
         """The findings in the order to be told: what is over, everyone, then the strongest."""
-        findings = [self._recovered(s, shares) for s in self.watch.recovered(shares)]
+        findings = [self._recovered(s, shares) for s in recovered]
         found: dict[int, list[tuple[int, float, float | None]]] = {}
         if everywhere.streams is not None and len(everywhere):
             of_all = zip(
@@ -335,7 +338,7 @@ class InputNamer:
         hits, rows = move.hits[:n_parts], move.rows[:n_parts]
         if not (rows > 0).all() or move.nats == 0:
             return None
-        scatter = np.full(n_parts, self.watch.shift.own.dispersion[slice_, move.signal])
+        scatter = np.full(n_parts, move.dispersion)
         limits = rate_interval(hits, rows, scatter)
         signs = np.array([-1.0, 1.0, 1.0, -1.0])[:n_parts]
         low, high = combined_interval(signs, hits / rows, *limits)
@@ -357,29 +360,37 @@ class InputNamer:
             for of in (reference.hits, reference.rows)
         )
         x, n, y, r = (
-            np.cumsum(of[cells].sum(axis=0)[::-1], axis=0)[::-1]
+            _from_here_on(of[cells].sum(axis=0))
             for cells in (inside, others)
             for of in (since.hits, since.rows)
         )
         fleet = self.watch.shift.own if slice_ == ROOT else self.watch.shift
-        dispersion = float(fleet.dispersion[slice_, s])
+        parts = self.inputs.stretches.parts
+        hours = np.cumsum([max(part.end - part.start, 1) / HOUR for part in parts[::-1]])[::-1]
+        dispersion, own_dispersion = (
+            of.dispersion.take(slice(slice_, slice_ + 1), np.array([s])).at(n / hours[:, None])
+            for of in (fleet, self.watch.shift.own)
+        )
+        of_signal = slice(self.indicators.starts[s], self.indicators.starts[s + 1])
+        usual = np.stack([self.watch.usual(part.start, part.end)[of_signal] for part in parts])
+        came = since.rows[inside].sum(axis=0)
+        usual = _from_here_on(usual * came) / np.maximum(n, 1.0)
         whole = (x0 + y0 + 0.5) / (n0 + r0 + 1.0)
         known, rest_known = (rows + PRIOR * dispersion for rows in (n0, r0))
-        share, usual = (
-            (hits + PRIOR * dispersion * whole) / rows
+        share, of_rest = (
+            moved((hits + PRIOR * dispersion * whole) / rows, usual)
             for hits, rows in ((x0, known), (y0, rest_known))
         )
         if slice_ == ROOT:
             due = Due.of_slice(share, known, n)
             y0, r0, y, r = (np.zeros_like(of) for of in (y0, r0, y, r))
         else:
-            due = Due.beside(share, known, n, usual, rest_known, Shares(y, r))
+            due = Due.beside(share, known, n, of_rest, rest_known, Shares(y, r))
         nats, rises = beyond_tolerance(Shares(x, n), due, dispersion)
         first = 0 if from_ is None else self._window(from_)
         last = len(nats) if from_ is None else first + 1
         t, j = divmod(int(np.argmax(nats[first:last])) + first * nats.shape[1], nats.shape[1])
         near = np.flatnonzero(nats[:, j] >= nats[t, j] - ONSET_NATS) if nats[t, j] > 0 else [t]
-        parts = self.inputs.stretches.parts
         return Move(
             signal=s,
             indicator=j,
@@ -390,6 +401,7 @@ class InputNamer:
             hits=np.array([x0[j], x[t, j], y0[j], y[t, j]]),
             rows=np.array([n0[j], n[t, j], r0[j], r[t, j]]),
             n_rows=int(n[t, -1]),  # of the last indicator, which asks all rows
+            dispersion=float(own_dispersion[t, j]),
         )
 
     def _window(self, since: int) -> int:
@@ -419,7 +431,13 @@ class InputNamer:
         return held
 
 
-def beyond_tolerance(shares: Shares, due: Due, dispersion: float) -> tuple[Floats, Bools]:
+def _from_here_on(of_stretches: Floats) -> Floats:
+    """Sums over each stretch and all later ones."""
+    summed: Floats = np.cumsum(of_stretches[::-1], axis=0)[::-1]
+    return summed
+
+
+def beyond_tolerance(shares: Shares, due: Due, dispersion: Floats) -> tuple[Floats, Bools]:
     """How much windows say beyond the tolerance, and whether their shares rise or fall."""
     none = np.broadcast_to(due.lower, shares.rows.shape)
     share: Floats = np.divide(shares.hits, shares.rows, out=np.array(none), where=shares.rows > 0)

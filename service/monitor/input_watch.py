@@ -11,17 +11,23 @@ from scipy.sparse import csr_array
 from detectors import (
     Budget,
     Detections,
+    Dispersion,
     InputsEverywhere,
     InputShift,
     Outcomes,
     Recovery,
     Shares,
     dispersion_of_shares,
+    rows_a_unit,
+    two_components,
 )
 from detectors.input_shift import TOLERANCE
-from detectors.reference import raise_for_few_units, shrink_dispersion
+from detectors.scatter import HOURS_A_DAY
+from detectors.shares import moved
 from service.ingest.events import Codes, Floats, Hashes, Ints
+from service.monitor.history import HOUR
 from service.monitor.indicators import Indicators, shares_of
+from service.monitor.observer import LOOK_SECONDS
 from service.monitor.signals import Indices
 from service.monitor.slices import ROOT, Slices
 
@@ -82,23 +88,31 @@ class InputWatch:
         self.everywhere = InputsEverywhere(indicators.signals)
         self.recovery = Recovery()
         self.parts: list[int] = []  # slices whose complements `everywhere` watches
-        self.new_dispersion: tuple[Floats, Floats] = (np.ones(0), np.ones(0))  # own, rest
+        n_signals = len(indicators.all)
+        self.new_dispersion = (Dispersion.none(n_signals), Dispersion.none(n_signals))  # own, rest
+        self.season: Floats = np.zeros((HOURS_A_DAY, indicators.signals.size))  # in log odds
         self.incidents: dict[int, Incident] = {}  # by slice, in the order in which they opened
 
     @classmethod
     def fit(
-        cls, indicators: Indicators, counts: Ints, rows: ReferenceRows, slices: Slices
+        cls,
+        indicators: Indicators,
+        counts: Ints,
+        rows: ReferenceRows,
+        slices: Slices,
+        season: tuple[Floats, float],
     ) -> InputWatch:
         """Learn from the reference what shares were and how far they scatter.
 
-        `counts` are of slices, shape (n_slices, n_bins).
+        `counts` are of slices, shape (n_slices, n_bins); `season` is of everyone.
         """
         watch = cls(indicators)
-        found = scatter_of(indicators, rows, slices.membership())
+        watch.season = season[0]
+        found = scatter_of(indicators, rows, slices.membership(), season)
         n = min(len(slices), watch.most_slices)
         shares = indicators.shares(counts[:n])
         watch.new_dispersion = found.own_new, found.rest_new
-        watch.shift.grow(found.own[:n], found.rest[:n], shares)
+        watch.shift.grow(found.own.take(slice(n)), found.rest.take(slice(n)), shares)
         watch.recovery.grow(n)
         total = counts.sum(axis=1) / max(len(indicators.all), 1)
         watch.parts = [
@@ -107,9 +121,7 @@ class InputWatch:
             if len(slices.names[s]) == 1
             and SMALLEST_PART * total[ROOT] <= total[s] <= LARGEST_PART * total[ROOT]
         ]
-        watch.everywhere.grow(
-            np.repeat(found.own[:1], 1 + len(watch.parts), axis=0), watch.without_parts(shares)
-        )
+        watch.everywhere.grow(found.own.repeated(1 + len(watch.parts)), watch.without_parts(shares))
         return watch
 
     @property
@@ -133,7 +145,7 @@ class InputWatch:
         """Watch the slices that were seen since; say how many there is no room for."""
         n_new = min(len(slices), self.most_slices) - len(self)
         if n_new > 0:
-            own, rest = (np.repeat(of[None], n_new, axis=0) for of in self.new_dispersion)
+            own, rest = (of.repeated(n_new) for of in self.new_dispersion)
             self.shift.grow(own, rest)
             self.recovery.grow(n_new)
         return len(slices) - len(self)
@@ -144,6 +156,13 @@ class InputWatch:
         self.shift.renew(places, *self.new_dispersion)
         self.recovery.close(places)
 
+    def usual(self, start: int, end: int) -> Floats:
+        """What is usual in a span of time, in log odds, shape (n_indicators,)."""
+        last = max((end - 1) // HOUR, start // HOUR)
+        hours = np.arange(max(start // HOUR, last - HOURS_A_DAY + 1), last + 1)
+        usual: Floats = self.season[hours % HOURS_A_DAY].mean(axis=0)
+        return usual
+
     def detect(
         self,
         shares: Shares,
@@ -151,13 +170,15 @@ class InputWatch:
         seconds: float,
         budget: Budget,
         watching: tuple[str, ...],
+        usual: Floats,
     ) -> tuple[Detections, Detections]:
         """One stretch through the fleets: what moved unevenly, and what moved everywhere."""
+        hours = seconds / LOOK_SECONDS
         hazard = budget.hazard(INPUTS, orders, seconds, watching)
         spend = np.full(len(self.everywhere), hazard[ROOT])
         hazard[ROOT] = 0.0
-        everywhere = self.everywhere.update(self.without_parts(shares), spend)
-        return self.shift.update(shares, hazard), everywhere
+        everywhere = self.everywhere.update(self.without_parts(shares), spend, hours, usual)
+        return self.shift.update(shares, hazard, hours, usual), everywhere
 
     def open(self, slice_: int, incident: Incident, after: float) -> None:
         """An incident begins, or has more signals than before."""
@@ -173,7 +194,7 @@ class InputWatch:
             self.recovery.open(np.array([slice_]), np.array([now / (before + TOLERANCE)]))
         self.incidents[slice_] = incident
 
-    def recovered(self, shares: Shares) -> list[int]:
+    def recovered(self, shares: Shares, seconds: float, usual: Floats) -> list[int]:
         """Slices with an open incident whose foremost share is back within the tolerance."""
         if not self.incidents:
             return []
@@ -185,10 +206,12 @@ class InputWatch:
         for slice_, incident in self.incidents.items():
             j = incident.indicator
             hits, rows = shares.hits[slice_, j], shares.rows[slice_, j]
-            before = incident.before if incident.rises else 1.0 - incident.before
+            before = float(moved(np.array(incident.before), float(usual[j])))
             observed[slice_] = hits if incident.rises else rows - hits
-            expected[slice_] = rows * (before + TOLERANCE)
-            dispersion[slice_] = self.shift.own.dispersion[slice_, self.indicators.signals[j]]
+            due = before if incident.rises else 1.0 - before
+            expected[slice_] = rows * (due + TOLERANCE)
+            scatter = self.shift.own.dispersion.at(rows * LOOK_SECONDS / seconds)
+            dispersion[slice_] = scatter[slice_, self.indicators.signals[j]]
         back: list[int] = self.recovery.update(
             Outcomes(observed, expected), dispersion
         ).slices.tolist()
@@ -206,7 +229,8 @@ class InputWatch:
             "everywhere": self.everywhere.save(),
             "recovery": self.recovery.save(),
             "parts": self.parts,
-            "new_dispersion": list(self.new_dispersion),
+            "new_dispersion": [of.save("new") for of in self.new_dispersion],
+            "season": self.season,
             "incidents": [
                 [slice_, *(getattr(incident, name) for name in Incident.__slots__)]
                 for slice_, incident in self.incidents.items()
@@ -221,8 +245,9 @@ class InputWatch:
         watch.everywhere.restore(state["everywhere"])
         watch.recovery.restore(state["recovery"])
         watch.parts = list(state["parts"])
-        own, rest = state["new_dispersion"]
+        own, rest = (Dispersion.restore(of, "new") for of in state["new_dispersion"])
         watch.new_dispersion = own, rest
+        watch.season = np.array(state["season"])
         for slice_, onset, interval, indicator, rises, *sizes, signals, n_told, sound in state[
             "incidents"
         ]:
@@ -238,29 +263,33 @@ class InputWatch:
 class Scatter:
     """How far each slice's counts scatter, by signal, beyond those of independent rows."""
 
-    own: Floats  # shape (n_slices, n_signals); the model's is the first
-    rest: Floats  # the same, beside everyone else
-    own_new: Floats  # shape (n_signals,), of a slice that the reference does not know
-    rest_new: Floats
+    own: Dispersion  # shape (n_slices, n_signals); the model's is the first
+    rest: Dispersion  # the same, beside everyone else
+    own_new: Dispersion  # shape (1, n_signals), of a slice that the reference does not know
+    rest_new: Dispersion
 
 
-def scatter_of(indicators: Indicators, rows: ReferenceRows, membership: csr_array) -> Scatter:
-    """What the reference's rows tell of it; `membership` has the whole model first."""
+def scatter_of(
+    indicators: Indicators,
+    rows: ReferenceRows,
+    membership: csr_array,
+    season: tuple[Floats, float] | None = None,
+) -> Scatter:
+    """What the reference's rows tell of it; `membership` has the whole model first.
+
+    `season` is what `season_of_shares` found, where the rows' hours are of the epoch.
+    """
     n_slices, n_signals = membership.shape[0], len(indicators.all)
-    own, rest, own_new, rest_new, root = (np.ones((1, n_signals)) for _ in range(5))
+    shape = (n_slices + 1, n_signals)  # the last is of a slice that the reference does not know
+    own, rest = (Dispersion(np.ones(shape), np.zeros(shape)) for _ in range(2))
     for units in _units_of(rows, membership):
-        found = [
-            _dispersions(units, rows, signal, s, n_slices)
-            for s, signal in enumerate(indicators.all)
-        ]
-        o, r, on, rn, of_root = (np.stack(of, axis=-1) for of in zip(*found, strict=True))
-        own, rest = np.maximum(own, o), np.maximum(rest, r)
-        own_new, rest_new = np.maximum(own_new, on), np.maximum(rest_new, rn)
-        root = np.maximum(root, of_root)
-    own = np.array(np.broadcast_to(own, (n_slices, n_signals)))
-    own[ROOT] = root[0]
-    rest = np.array(np.broadcast_to(rest, (n_slices, n_signals)))
-    return Scatter(own, rest, own_new[0], rest_new[0])
+        for s in range(n_signals):
+            found = _dispersions(indicators, units, rows, s, n_slices, season)
+            for of, (within, between) in zip((own, rest), found, strict=True):
+                np.maximum(of.within[:, s], within, out=of.within[:, s])
+                np.maximum(of.between[:, s], between, out=of.between[:, s])
+    known, new = slice(n_slices), slice(n_slices, None)
+    return Scatter(own.take(known), rest.take(known), own.take(new), rest.take(new))
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,6 +301,8 @@ class _Units:
     slices: Indices  # of each pair
     units: Indices
     period: Indices  # of each unit
+    hour: Ints  # the same, as rows have it
+    are_hours: bool
 
 
 def _units_of(rows: ReferenceRows, membership: csr_array) -> list[_Units]:
@@ -285,13 +316,15 @@ def _units_of(rows: ReferenceRows, membership: csr_array) -> list[_Units]:
     slice_ = slices_of_cell.indices[
         np.repeat(slices_of_cell.indptr[rows.cell], counts) + within
     ].astype(np.int64)
-    names: list[Hashes] = [rows.hour.astype(np.uint64)]
+    by_hour = rows.hour.astype(np.uint64)
+    found = [_units(by_hour, rows.hour, row, slice_, are_hours=True)]
     if rows.cluster.any():
-        names.append(np.where(rows.cluster != 0, rows.cluster, names[0]))
-    return [_units(name, rows.hour, row, slice_) for name in names]
+        by_cluster = np.where(rows.cluster != 0, rows.cluster, by_hour)
+        found.append(_units(by_cluster, rows.hour, row, slice_, are_hours=False))
+    return found
 
 
-def _units(name: Hashes, hour: Ints, row: Indices, slice_: Ints) -> _Units:
+def _units(name: Hashes, hour: Ints, row: Indices, slice_: Ints, are_hours: bool) -> _Units:
     _, first, unit = np.unique(name, return_index=True, return_inverse=True)
     _, period = np.unique(hour[first], return_inverse=True)
     pairs, pair = np.unique(slice_ * first.size + unit[row], return_inverse=True)
@@ -301,26 +334,42 @@ def _units(name: Hashes, hour: Ints, row: Indices, slice_: Ints) -> _Units:
         (pairs // first.size).astype(np.intp),
         (pairs % first.size).astype(np.intp),
         period,
+        hour[first],
+        are_hours,
     )
 
 
 def _dispersions(
-    units: _Units, rows: ReferenceRows, signal: Any, s: int, n_slices: int
-) -> tuple[Floats, Floats, Floats, Floats, Floats]:
-    """Of one signal: each slice's own and against the rest, those of new slices, and the root's."""
-    n_bins = signal.n_bins
+    indicators: Indicators,
+    units: _Units,
+    rows: ReferenceRows,
+    s: int,
+    n_slices: int,
+    season: tuple[Floats, float] | None,
+) -> list[tuple[Floats, Floats]]:
+    """Of one signal, own and beside the rest: what is within and between units, of each slice."""
+    signal = indicators.all[s]
     counts = np.bincount(
-        units.pair * n_bins + rows.bins[s][units.row], minlength=units.slices.size * n_bins
-    ).reshape(-1, n_bins)
-    shares = shares_of(signal, counts)
-    own, rest, n_units = dispersion_of_shares(
-        units.slices, units.units, units.period, shares, n_slices
+        units.pair * signal.n_bins + rows.bins[s][units.row],
+        minlength=units.slices.size * signal.n_bins,
+    ).reshape(-1, signal.n_bins)
+    usual, raised = (None, 1.0) if season is None else season
+    if usual is not None:
+        of_signal = slice(indicators.starts[s], indicators.starts[s + 1])
+        usual = usual[units.hour % HOURS_A_DAY, of_signal]
+    *both, n_units = dispersion_of_shares(
+        units.slices, units.units, units.period, shares_of(signal, counts), n_slices, usual
     )
+    typical = rows_a_unit(units.slices, counts.sum(axis=1).astype(np.float64), n_slices)
     total = float(units.period.size)
-    unknown = np.append(n_units, 0.0)
-    shrunk_own, shrunk_rest = (
-        shrink_dispersion(np.append(of, np.nan), unknown, total) for of in (own, rest)
-    )
-    whole = own[ROOT] * raise_for_few_units(total)
-    root = max(float(shrunk_own[ROOT]), float(np.nan_to_num(whole)), 1.0)
-    return shrunk_own[:-1], shrunk_rest[:-1], shrunk_own[-1:], shrunk_rest[-1:], np.array([root])
+    return [
+        two_components(
+            np.append(of, np.nan),
+            np.append(typical, 0.0),
+            np.append(n_units, 0.0),
+            total,
+            units.are_hours,
+            raised,
+        )
+        for of in both
+    ]

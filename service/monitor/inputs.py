@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_array
 
-from detectors import Budget
-from service.ingest.events import EventBatch, Floats, Ints
+from detectors import Budget, season_of_shares
+from service.ingest.events import Codes, EventBatch, Floats, Ints
 from service.monitor.config import ReferenceRows as StatedRows
 from service.monitor.findings import Finding
-from service.monitor.history import HOUR
+from service.monitor.history import HOUR, RETENTION_HOURS
 from service.monitor.indicators import Indicators
 from service.monitor.input_naming import InputNamer
 from service.monitor.input_watch import REFERENCE_ROWS, InputWatch, ReferenceRows
@@ -29,6 +29,7 @@ from service.monitor.signals import Reader, Signal
 from service.monitor.signature import Sounds
 from service.monitor.slices import Slices
 from service.monitor.stretches import Stretches
+from service.monitor.tally import Tally, grown
 
 if TYPE_CHECKING:
     from service.monitor.monitor import Monitor
@@ -76,18 +77,23 @@ class Inputs:
         self.signals = signals
         self.indicators = Indicators(signals)
         self.offsets = self.indicators.bins
-        self.reference: Ints = np.zeros((0, self.indicators.n_bins), np.int64)
         self.since: Ints = np.zeros((0, self.indicators.n_bins), np.int64)
         self.stretches = Stretches()  # the same as since, by time, for who asks since when
         self.sounds = Sounds()
         self.watch: InputWatch | None = None  # once the reference is over
         self.n_unwatched = 0  # slices, for which there is no room
         self._reader = Reader(signals)
-        self._now: Ints = np.zeros((0, self.indicators.n_bins), np.int64)  # since the last stretch
+        self._reference, self._now = Tally(self.offsets), Tally(self.offsets)  # and this stretch
         self._reference_rows = ReferenceRows.none(len(signals))
+        self._hours: dict[int, Ints] = {}  # of the reference, since 1970: everyone's counts
         self._began_at = 0  # the present stretch, microseconds
         self._seconds = 0.0  # that it stands for
         self._n_rows = 0  # that it has
+
+    @property
+    def reference(self) -> Ints:
+        """Counts of the reference, shape (n_cells, n_bins)."""
+        return self._reference.counts
 
     @property
     def is_learning(self) -> bool:
@@ -98,36 +104,50 @@ class Inputs:
         """Count the predictions at `rows` of the batch; `cells` has one for each of them."""
         if not self.signals or not rows.size:
             return
-        bins = self._reader.bins(batch)
-        if rows.size < len(batch):
-            bins = bins[:, rows]
+        bins = self._reader.bins(batch, rows)
         self.sounds.add(batch, rows, cells, in_reference)
         if in_reference:
-            self.reference = _counted(self.reference, cells, bins + self.offsets[:-1, None])
+            self._reference.add(cells, bins)
             self._keep(batch, rows, cells, bins)
+            self._note_hours(batch.time[rows] // HOUR, bins)
         else:
-            self._now = _counted(self._now, cells, bins + self.offsets[:-1, None])
+            self._now.add(cells, bins)
             self._n_rows += rows.size
 
-    def _keep(self, batch: EventBatch, rows: Indices, cells: Indices, bins: Indices) -> None:
+    def _keep(self, batch: EventBatch, rows: Indices, cells: Indices, bins: Codes) -> None:
         """Keep the first rows of the reference one by one: they tell how far counts scatter."""
         n = min(rows.size, REFERENCE_ROWS - len(self._reference_rows))
         if n > 0:
             hours, clusters = batch.time[rows[:n]] // HOUR, cluster_hashes(batch)[rows[:n]]
-            more = ReferenceRows(cells[:n], clusters, hours, bins[:, :n].astype(np.int32))
+            more = ReferenceRows(cells[:n], clusters, hours, bins[:, :n].copy())
             self._reference_rows = self._reference_rows.join(more)
+
+    def _note_hours(self, hours: Ints, bins: Codes) -> None:
+        """Count each hour of the reference by itself: they tell what is usual in a day."""
+        n_bins = self.indicators.n_bins
+        flat = bins + self.offsets[:-1, None]
+        for hour in np.unique(hours).tolist():
+            counts = np.bincount(flat[:, hours == hour].ravel(), minlength=n_bins)
+            self._hours[hour] = self._hours.get(hour, 0) + counts
+        if len(self._hours) > RETENTION_HOURS:
+            latest = sorted(self._hours)[-RETENTION_HOURS:]
+            self._hours = {hour: self._hours[hour] for hour in latest}
 
     def forget_reference(self) -> None:
         """Another reference is about to be told."""
-        self.reference = self.reference[:0].copy()
+        self._reference = Tally(self.offsets)
         self._reference_rows = ReferenceRows.none(len(self.signals))
+        self._hours = {}
         self.sounds.forget()
 
     def begin(self, slices: Slices) -> None:
         """Watch from now on: what has been counted as the reference is what is normal."""
         counts = _of_slices(self.reference, slices.membership(), np.arange(len(slices)))
-        self.watch = InputWatch.fit(self.indicators, counts, self._reference_rows, slices)
-        self._reference_rows = ReferenceRows.none(len(self.signals))
+        hours = np.array(sorted(self._hours), np.intp)
+        of_hours = np.array([self._hours[hour] for hour in hours.tolist()])
+        season = season_of_shares(hours, self.indicators.shares(of_hours))
+        self.watch = InputWatch.fit(self.indicators, counts, self._reference_rows, slices, season)
+        self._reference_rows, self._hours = ReferenceRows.none(len(self.signals)), {}
 
     def look(self, monitor: Monitor, look: Look) -> list[Finding]:
         """What moved in the stretch that ends now, once it has rows enough."""
@@ -140,16 +160,18 @@ class Inputs:
             return []
         self.n_unwatched = self.watch.grow(monitor.slices)
         membership = monitor.slices.membership()[: len(self.watch)]
-        shares = self.indicators.shares(_of_cells(self._now, membership))
+        shares = self.indicators.shares(_of_cells(self._now.counts, membership))
+        usual = self.watch.usual(self._began_at, look.at)
         self._close_stretch(look)
         findings: list[Finding] = []
         if monitor.config.is_within_budget:
             budget, orders = Budget(monitor.config.alerts_a_week), monitor.slices.orders()
             seconds, self._seconds = self._seconds, 0.0
             found = self.watch.detect(
-                shares, orders[: len(self.watch)], seconds, budget, monitor.watching
+                shares, orders[: len(self.watch)], seconds, budget, monitor.watching, usual
             )
-            findings = InputNamer(monitor, self, self.watch, look.at).name(*found, shares)
+            namer = InputNamer(monitor, self, self.watch, look.at)
+            findings = namer.name(*found, self.watch.recovered(shares, seconds, usual), shares)
         return findings
 
     def _learn(self, monitor: Monitor, look: Look) -> list[Finding]:
@@ -174,16 +196,16 @@ class Inputs:
         return look.at - self._began_at >= LOOK_SECONDS * SECOND and self._n_rows >= FEWEST_ROWS
 
     def _close_stretch(self, look: Look) -> None:
-        counts = _trim(self._now)
+        counts = self._now.used
         self.stretches.add(self._began_at, look.at, counts)
-        self.since = _grown(self.since, len(counts))
+        self.since = grown(self.since, len(counts))
         self.since[: len(counts)] += counts
-        self._now[:] = 0
+        self._now.clear()
         self._began_at, self._n_rows = look.at, 0
 
     def so_far(self) -> Ints:
         """Counts since the reference, the present stretch included."""
-        longer, shorter = self.since, self._now
+        longer, shorter = self.since, self._now.counts
         if len(longer) < len(shorter):
             longer, shorter = shorter, longer
         summed = longer.copy()
@@ -192,9 +214,10 @@ class Inputs:
 
     def since_then(self, at: int) -> Ints:
         """Counts since an instant, to the stretch in which it lies."""
-        n_cells = max(len(self.since), len(self._now))
+        now = self._now.counts
+        n_cells = max(len(self.since), len(now))
         counts = self.stretches.since(at, n_cells, self.indicators.n_bins)
-        counts[: len(self._now)] += self._now
+        counts[: len(now)] += now
         return counts
 
     def shifts(self, membership: csr_array, slices: Indices) -> list[dict[str, Any] | None]:
@@ -244,42 +267,29 @@ class Inputs:
         """The state."""
         rows = self._reference_rows
         return {
-            "reference": _trim(self.reference),
+            "reference": self._reference.used,
             "since": _trim(self.since),
-            "now": _trim(self._now),
+            "now": self._now.used,
             "stretches": self.stretches.save(),
             "sounds": self.sounds.save(),
             "watch": None if self.watch is None else self.watch.save(),
             "rows": [rows.cell, rows.cluster, rows.hour, rows.bins],
+            "hours": [[hour, self._hours[hour]] for hour in sorted(self._hours)],
             "numbers": [self._began_at, self._seconds, self._n_rows, self.n_unwatched],
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take up the state that `save` gave."""
-        self.reference = np.array(state["reference"])
+        self._reference.restore(state["reference"])
         self.since = np.array(state["since"])
-        self._now = np.array(state["now"])
+        self._now.restore(state["now"])
         self.stretches.restore(state["stretches"])
         self.sounds.restore(state["sounds"])
         if state["watch"] is not None:
             self.watch = InputWatch.restore(self.indicators, state["watch"])
         self._reference_rows = ReferenceRows(*state["rows"])
+        self._hours = {hour: np.array(counts) for hour, counts in state["hours"]}
         self._began_at, self._seconds, self._n_rows, self.n_unwatched = state["numbers"]
-
-
-def _counted(counts: Ints, cells: Indices, bins: Indices) -> Ints:
-    """The counts with these rows', in place where there is room."""
-    counts = _grown(counts, int(cells.max(initial=-1)) + 1)
-    np.add.at(counts.reshape(-1), (cells * counts.shape[1] + bins).reshape(-1), 1)
-    return counts
-
-
-def _grown(counts: Ints, n_cells: int) -> Ints:
-    """With room for so many cells, and half as many more."""
-    if len(counts) >= n_cells:
-        return counts
-    more = n_cells - len(counts) + len(counts) // 2
-    return np.concatenate([counts, np.zeros((more, counts.shape[1]), np.int64)])
 
 
 def _of_cells(counts: Ints, membership: csr_array) -> Ints:

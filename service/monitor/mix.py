@@ -17,6 +17,7 @@ from detectors.shares import PRIOR, Due
 from service.ingest.events import Bools, Codes, Floats
 from service.monitor.admission import ABSENT, FIRST
 from service.monitor.attribution import ONSET_NATS
+from service.monitor.history import HOUR
 from service.monitor.indicators import Indicators
 from service.monitor.input_naming import beyond_tolerance
 from service.monitor.input_watch import MAX_STREAMS, ReferenceRows, scatter_of
@@ -25,6 +26,7 @@ from service.monitor.signals import TOP_VALUES, Signal
 from service.monitor.slices import ROOT, Slices
 from service.monitor.stretches import Stretches
 
+BLOCK: Final = 6 * HOUR  # who is there at night is others: over so long, mixes scatter further
 FEWEST_ROWS: Final = 50  # of a slice in the reference; of one with fewer there is no mix to change
 
 
@@ -96,7 +98,7 @@ class MixWatch:
         alike = ReferenceRows(rows.cell, rows.cluster, rows.hour, bins)
         found = scatter_of(watch.indicators, alike, slices.membership()[watch.streams, :])
         watch.shift.grow(found.own, found.rest, shares)
-        watch.everyone.grow(found.own[:1], Shares(shares.hits[:1], shares.rows[:1]))
+        watch.everyone.grow(found.own.take(slice(1)), Shares(shares.hits[:1], shares.rows[:1]))
         for place, slice_ in enumerate(watch.streams.tolist()):
             for dimension, _ in slices.names[slice_]:
                 watch.own[place, slices.dimensions.index(dimension)] = True
@@ -125,11 +127,12 @@ class MixWatch:
             bins[d] = np.where(known, of_code[np.where(known, codes, 0)], another)
         return bins
 
-    def crossed(self, shares: Shares, hazard: Floats) -> list[Crossing]:
-        """One stretch through the fleets: whose mix is not what it was."""
+    def crossed(self, shares: Shares, hazard: Floats, blocks: float) -> list[Crossing]:
+        """One stretch, of so many of the reference's blocks: whose mix is not what it was."""
         hazard = np.where(self.streams < ROOT, 0.0, hazard)
-        of_all = self.everyone.update(Shares(shares.hits[:1], shares.rows[:1]), hazard[:1])
-        uneven = self.shift.update(shares, np.where(self.streams == ROOT, 0.0, hazard))
+        whole = Shares(shares.hits[:1], shares.rows[:1])
+        of_all = self.everyone.update(whole, hazard[:1], blocks)
+        uneven = self.shift.update(shares, np.where(self.streams == ROOT, 0.0, hazard), blocks)
         found: dict[int, list[tuple[int, float]]] = {}
         for each in (of_all, uneven):
             streams = np.empty(0, np.intp) if each.streams is None else each.streams
@@ -187,9 +190,12 @@ class MixWatch:
         asked = np.isin(self.indicators.signals, crossing.dimensions)
         hits, rows = shares.hits[:, asked], shares.rows[:, asked]
         fleet = self.everyone.own if crossing.place == ROOT else self.shift
-        scatter = fleet.dispersion[crossing.place, self.indicators.signals[asked]]
         share = (hits[0] + 0.5) / (rows[0] + 1.0)
         x, n = (np.cumsum(of[:0:-1], axis=0)[::-1] for of in (hits, rows))
+        spans = [max(part.end - part.start, 1) / BLOCK for part in since.parts]
+        blocks = np.cumsum(spans[::-1])[::-1, None]
+        place = slice(crossing.place, crossing.place + 1)
+        scatter = fleet.dispersion.take(place, self.indicators.signals[asked]).at(n / blocks)
         due = Due.of_slice(share, rows[0] + PRIOR * scatter, n)
         nats, _ = beyond_tolerance(Shares(x, n), due, scatter)
         t, j = divmod(int(np.argmax(nats)), nats.shape[1])

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.cluster.vq import kmeans2
 
-from service.ingest.events import EventBatch, Floats, Value, Vectors
+from service.ingest.events import Codes, EventBatch, Floats, Value, Vectors
 from service.monitor.config import MonitorConfig
 
 Indices = npt.NDArray[np.intp]
@@ -117,56 +117,76 @@ class Reader:
 
     def __init__(self, signals: tuple[Signal, ...]) -> None:
         self.signals = signals
-        self._cuts = [np.array(signal.cuts) for signal in signals]
         self._codes = [_codes_of(signal) for signal in signals]
         self._arrays = _Arrays.of(signals)
+        self._numeric = [s for s, signal in enumerate(signals) if signal.kind == "numeric"]
+        cuts = [signals[s].cuts for s in self._numeric]
+        # one row of cuts for the lowest of each signal, and so on; nothing lies above NaN
+        self._cuts = np.full((max(map(len, cuts), default=0), len(cuts), 1), np.nan)
+        for place, of_signal in enumerate(cuts):
+            self._cuts[: len(of_signal), place, 0] = of_signal
+        self._missing = np.array([[len(of_signal) + 1] for of_signal in cuts], np.int8)
 
-    def bins(self, batch: EventBatch) -> npt.NDArray[np.intp]:
-        """The bin of each row in each signal, shape (n_signals, n_rows)."""
-        found = np.empty((len(self.signals), len(batch)), np.intp)
-        placed = {name: arrays.place(batch) for name, arrays in self._arrays.items()}
+    def bins(self, batch: EventBatch, rows: Indices) -> Codes:
+        """The bin of each of these rows in each signal, shape (n_signals, n_rows)."""
+        found = np.empty((len(self.signals), rows.size), np.int32)
+        placed = {name: arrays.place(batch, rows) for name, arrays in self._arrays.items()}
+        numbers = np.empty((len(self._numeric), rows.size))
+        for place, s in enumerate(self._numeric):
+            self._read_numbers(s, batch, rows, placed, numbers[place])
+        if self._numeric:
+            found[self._numeric] = self._of_numbers(numbers)
         for s, signal in enumerate(self.signals):
-            if signal.vectors:
-                found[s] = self._along(s, placed[signal.feature])
-            elif signal.reads == "feature":
-                found[s] = self._of_column(s, batch.features.get(signal.feature), len(batch))
-            else:
-                found[s] = self._of_output(s, batch)
+            missing = signal.n_bins - 1
+            if signal.vectors and signal.kind == "categorical":
+                regions = placed[signal.feature][signal.name]
+                found[s] = np.where(np.isnan(regions), missing, np.nan_to_num(regions))
+            elif signal.kind == "categorical":
+                found[s] = self._of_texts(s, self._column(signal, batch), rows)
         return found
 
-    def _along(self, s: int, placed: dict[str, Floats]) -> Indices:
-        signal, values = self.signals[s], placed[self.signals[s].name]
-        if signal.kind == "numeric":
-            return self._of_numbers(s, values)
-        return np.where(np.isnan(values), signal.n_bins - 1, np.nan_to_num(values)).astype(np.intp)
-
-    def _of_output(self, s: int, batch: EventBatch) -> Indices:
-        reads = self.signals[s].reads
-        if reads == "confidence":
-            return self._of_column(s, Value(number=batch.confidence), len(batch))
-        if reads == "length":
-            return self._of_column(s, Value(number=_lengths(batch.output)), len(batch))
-        return self._of_column(s, batch.output, len(batch))
-
-    def _of_column(self, s: int, column: Value | None, n: int) -> Indices:
+    def _read_numbers(
+        self,
+        s: int,
+        batch: EventBatch,
+        rows: Indices,
+        placed: dict[str, dict[str, Floats]],
+        into: Floats,
+    ) -> None:
+        """One signal's numbers at the rows; NaN where there is none."""
         signal = self.signals[s]
-        missing = signal.n_bins - 1
-        if column is None:
-            return np.full(n, missing, np.intp)
-        if signal.kind == "numeric":
-            if column.number is None:
-                return np.full(n, missing, np.intp)
-            return self._of_numbers(s, column.number)
-        if column.text is None:
-            return np.full(n, missing, np.intp)
-        lookup, unknown = self._codes[s], missing - 1
-        codes = np.array([*(lookup.get(v, unknown) for v in column.text.values), missing], np.intp)
-        return codes[column.text.codes]
+        if signal.vectors:
+            into[:] = placed[signal.feature][signal.name]
+            return
+        column = self._column(signal, batch)
+        if column is None or column.number is None:
+            into[:] = np.nan
+        elif rows.size == len(batch):
+            into[:] = column.number
+        else:
+            np.take(column.number, rows, out=into, mode="clip")  # "raise" would copy it twice
 
-    def _of_numbers(self, s: int, numbers: Floats) -> Indices:
-        # NaN sorts behind every cut; a value on a cut counts as above it
-        bins = np.searchsorted(self._cuts[s], numbers, side="right")
-        bins[np.isnan(numbers)] = self.signals[s].n_bins - 1
+    def _column(self, signal: Signal, batch: EventBatch) -> Value | None:
+        if signal.reads == "confidence":
+            return Value(number=batch.confidence)
+        if signal.reads == "length":
+            return Value(number=_lengths(batch.output))
+        return batch.output if signal.reads == "output" else batch.features.get(signal.feature)
+
+    def _of_texts(self, s: int, column: Value | None, rows: Indices) -> Codes | int:
+        missing = self.signals[s].n_bins - 1
+        if column is None or column.text is None:
+            return missing
+        lookup, unknown = self._codes[s], missing - 1
+        codes = [*(lookup.get(v, unknown) for v in column.text.values), missing]
+        return np.array(codes, np.int32)[column.text.codes[rows]]
+
+    def _of_numbers(self, numbers: Floats) -> npt.NDArray[np.int8]:
+        """How many of its signal's cuts each number is on or above: few, so all are asked."""
+        bins = np.zeros(numbers.shape, np.int8)
+        for cuts in self._cuts:
+            bins += (numbers >= cuts).view(np.int8)
+        np.copyto(bins, self._missing, where=np.isnan(numbers))
         return bins
 
 
@@ -199,16 +219,17 @@ class _Arrays:
         halves = (vectors * vectors).sum(axis=1) / 2
         return cls(column, parts[0].scale, names, spans, vectors, halves)
 
-    def place(self, batch: EventBatch) -> dict[str, Floats]:
+    def place(self, batch: EventBatch, asked: Indices) -> dict[str, Floats]:
         """By signal: the region of each row, or how far along the direction; NaN without one."""
         column = batch.features.get(self.column)
-        placed = dict.fromkeys(self.names, np.full(len(batch), np.nan))
+        placed = dict.fromkeys(self.names, np.full(asked.size, np.nan))
         if column is None or column.vector is None:
             return placed
-        rows, matrix = _matrix(column.vector, self.vectors.shape[1])
+        vectors = column.vector if asked.size == len(batch) else column.vector.take(asked)
+        rows, matrix = _matrix(vectors, self.vectors.shape[1])
         products = _in_steps(matrix, self.scale) @ self.vectors.T
         for name, span in zip(self.names, self.spans, strict=True):
-            values = np.full(len(batch), np.nan)
+            values = np.full(asked.size, np.nan)
             if span.stop - span.start == 1:
                 values[rows] = products[:, span.start]
             else:

@@ -17,6 +17,7 @@ from detectors import (
     Detections,
     Detector,
     Disparity,
+    Dispersion,
     ErrorRate,
     Everyone,
     InputsEverywhere,
@@ -28,6 +29,7 @@ from detectors import (
     Shares,
 )
 from detectors.contract import State
+from detectors.shares import Learnt
 
 Floats = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.intp]
@@ -122,8 +124,8 @@ def _shares(outcomes: Outcomes) -> Shares:
     return Shares(hits, rows)
 
 
-def _dispersion(of: Floats) -> Floats:
-    return np.stack([of, 1.2 * of], axis=1)
+def _dispersion(of: Floats) -> Dispersion:
+    return Dispersion(np.stack([of, 1.2 * of], axis=1), np.zeros((of.size, 2)))
 
 
 def _own_inputs(world: World) -> OwnInputs:
@@ -235,7 +237,9 @@ def arrays_of(thing: object) -> Iterator[npt.NDArray[Any]]:
             yield from arrays_of(value)
     elif isinstance(thing, Detections):
         yield from arrays_of([thing.slices, thing.own_reference, thing.rest, thing.streams])
-    elif type(thing) in CASES:
+    elif isinstance(thing, Dispersion):
+        yield from arrays_of([thing.within, thing.between])
+    elif isinstance(thing, Learnt) or type(thing) in CASES:
         yield from arrays_of(vars(thing))
 
 
@@ -243,6 +247,8 @@ def held(thing: object) -> int:
     """Bytes and things that an object holds."""
     if isinstance(thing, np.ndarray):
         return int(thing.nbytes)
+    if isinstance(thing, Dispersion):
+        return held([thing.within, thing.between])
     if isinstance(thing, dict | list | tuple | set):
         return len(thing) + sum(map(held, thing.values() if isinstance(thing, dict) else thing))
     return held(vars(thing)) if hasattr(thing, "__dict__") else 1

@@ -86,7 +86,8 @@ def test_a_floor_that_gets_the_worse_device_is_told_as_that_and_as_nothing_else(
 
 def test_on_real_sessions_the_value_that_came_is_named_and_then_how_much_it_explains() -> None:
     change = START + 8 * DAY
-    found = fold_in(Fold(), hospital.moving("device", "room_mic", change))
+    rows = hospital.moving("device", "room_mic", change)
+    found = fold_in(Fold(), rows)
     assert gist(found) == [
         ("alert.firing", "composition", FLOOR_3),
         ("alert.revised", "composition", FLOOR_3),
@@ -94,7 +95,8 @@ def test_on_real_sessions_the_value_that_came_is_named_and_then_how_much_it_expl
     first, revised = (t.alert for t in found)
     assert change < first.detected_at <= change + DAY
     assert first.effect.feature == "device"
-    assert first.effect.moved == "device=room_mic: 10 % → 44 %"
+    now = hospital.percent_on_floor_3(rows, "device", "room_mic", first.onset, first.detected_at)
+    assert first.effect.moved == f"device=room_mic: 10 % → {now} %"
     assert first.summary.endswith(", each served as before.")
     assert revised.summary.startswith("WER for floor=3 is expected to rise from 7.0 % to 9.2 % ")
     explained = revised.summary.split("; that explains ")[1]

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import binom
 
 from detectors import Shares, dispersion_of_shares
-from detectors.shares import Due, gathered
+from detectors.shares import Due, gather
 from service.alerts.alert import Alert
 from service.engine.fold import Fold
 from service.ingest.events import EventBatch, Value, Vectors
@@ -131,7 +131,8 @@ def test_the_mean_of_the_evidence_is_at_most_what_was_spent(share: float) -> Non
     known = Due(np.full((n + 1, 1), share), np.full((n + 1, 1), share), np.ones((n + 1, 1)))
     shares = Shares(x[:, None], np.full((n + 1, 1), float(n)))
     ones = np.ones((n + 1, 1))
-    spent = gathered(np.zeros((6, n + 1, 1)), shares, known, ones, 0.0, ones)
+    spent = np.zeros((6, n + 1, 1))
+    gather(spent, shares, known, ones, 0.0, ones)
     mean = (spent[:, :, 0] * binom.pmf(x, n, share)).sum(axis=1)
     assert (mean <= 1.0 + 1e-9).all()
     assert mean.max() > 0.99
