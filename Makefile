@@ -17,7 +17,7 @@ SYNCED := $(VENV)/.synced
 TESTS := $(BIN)/pytest -q -n auto --dist worksteal  # a process a core
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check check-grafana format bench bench-client bench-scrape bench-detectors bench-inputs bench-labels bench-slices test-faults soak fuzz tour
+.PHONY: help venv demo test check check-grafana format bench bench-client bench-scrape bench-detectors bench-embeddings bench-inputs bench-labels bench-slices test-faults soak fuzz tour
 .DELETE_ON_ERROR:
 
 help: ## say what there is
@@ -96,6 +96,9 @@ bench-inputs: $(SYNCED) ## input shift beside Evidently's tests and NannyML's ru
 	@uv=$$(command -v uv || echo $(BIN)/uv); PYTHONPATH=. $$uv run --quiet --no-project --python 3.11 \
 	    --with evidently==0.7.23 --with 'pandas<3' --with scipy --with river \
 	    python -W ignore -m tests.benchmarks.bench_inputs $(if $(FULL),--full)
+
+bench-embeddings: $(SYNCED) ## how soon embeddings that moved are found, beside MMD; FULL=1 writes detectors/EMBEDDINGS.md
+	$(BIN)/python -m tests.benchmarks.bench_embeddings $(if $(FULL),--full)
 
 fuzz: $(SYNCED) ## each decoder of ingest, FUZZ_SECONDS=60 a door, guided by coverage
 	for door in json arrow otlp otlp-json cloudevents capture gzip zstd; do \

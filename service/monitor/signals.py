@@ -1,22 +1,20 @@
 """Signals: what of a prediction is counted, and into which bins.
 
 A feature, the model's own output and its confidence. Numbers are counted between the first rows'
-quantiles, texts by their most frequent values, an array by the region that it falls in and by where
-it lies along a few directions, and a long text by its length; what is missing by itself.
+quantiles, texts by their most frequent values, an array by the region that it falls in, how far
+from its middle and where along some directions, and a long text by its length; what is missing by
+itself.
 """
 
 from __future__ import annotations
 
-import warnings
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from scipy.cluster.vq import kmeans2
 
-from service.ingest.events import Codes, EventBatch, Floats, Value, Vectors
+from service.ingest.events import Bools, Codes, EventBatch, Floats, Value, Vectors
 from service.monitor.config import MonitorConfig
 
 Indices = npt.NDArray[np.intp]
@@ -29,8 +27,10 @@ MAX_KNOWN_VALUES: Final = 200  # beyond the top ones; with more, a value is neve
 FEW_TEXTS: Final = 64  # an output with no more distinct texts is a class; else its length counts
 MAX_LENGTH: Final = 1_024  # of an array; of a longer one the first numbers count
 N_REGIONS: Final = 32
-MIN_REGION_ROWS: Final = 10  # of the first rows, on average
-N_DIRECTIONS: Final = 8  # of the greatest variance, and as many at random
+MIN_REGION_ROWS: Final = 30  # of the first rows, on average,
+ROWS_A_MIDDLE: Final = 8  # of which a few make its middle: to them it is nearer than to later ones
+N_DIRECTIONS: Final = 16  # from one of the first rows to another, and as many across those
+FAR_PERCENTS: Final = (50, 90, 99)  # of distances: what is unlike all regions is far from its own
 _STEPS: Final = 2.0**14  # an array's numbers are rounded to so many steps of the largest,
 _MOST_STEPS: Final = 2.0**16  # so sums of products are exact, in whatever order they are taken
 _SEED: Final = 0
@@ -49,10 +49,10 @@ class Signal:
     values: tuple[str, ...] = ()  # categorical: the first rows' most frequent, most first
     percents: tuple[int, ...] = ()  # numeric: which quantiles the cuts are, where they are
     known: tuple[str, ...] | None = None  # categorical: rarer values; None: they are not kept
-    reads: str = "feature"  # or "output", "confidence", "length" of the output
+    reads: str = "feature"  # or "output", "confidence", "length" of the output, "distance"
     column: str = ""  # the feature that is read, where it is not called `name`
     scale: float = 0.0  # of an array: what its numbers are divided by, before
-    vectors: tuple[tuple[int, ...], ...] = ()  # regions' centres, or a direction
+    vectors: tuple[tuple[int, ...], ...] = ()  # regions' middles, or a direction
 
     @property
     def n_bins(self) -> int:
@@ -94,22 +94,28 @@ class Signal:
 
 
 def learn_signals(config: MonitorConfig, rows: EventBatch) -> tuple[Signal, ...]:
-    """What `config` states and `rows` complete: features, then the output and its confidence."""
+    """What `config` states and `rows` complete: features, then the output and its confidence.
+
+    What there is no room for is left out whole.
+    """
     stated = {} if config.features == "auto" else config.features
-    signals: list[Signal] = []
+    found: list[list[Signal]] = []
     for name in sorted({*rows.features, *stated}):
         column = rows.features.get(name, Value())
         kind = stated.get(name) or _kind_of(column)
         if kind == "numeric":
-            signals.append(_numeric(name, numbers_of(column)))
+            found.append([_numeric(name, numbers_of(column))])
         elif kind in ("categorical", "boolean"):
-            signals.append(_categorical(name, column))
+            found.append([_categorical(name, column)])
         elif kind == "embedding":
-            signals += _of_arrays(name, column)
+            found.append(_of_arrays(name, column))
     for own in (OUTPUT, CONFIDENCE):
         if own not in rows.features and own not in stated:
-            signals += _of_output(rows) if own == OUTPUT else _of_confidence(rows)
-    return tuple(signals)[:MAX_SIGNALS]
+            found += [_of_output(rows) if own == OUTPUT else _of_confidence(rows)]
+    signals: list[Signal] = []
+    for of_one in found:
+        signals += of_one if len(signals) + len(of_one) <= MAX_SIGNALS else []
+    return tuple(signals)
 
 
 class Reader:
@@ -196,10 +202,9 @@ class _Arrays:
 
     column: str
     scale: float
-    names: tuple[str, ...]  # of the signals
-    spans: tuple[slice, ...]  # of each signal's vectors
-    vectors: Floats  # shape (n_vectors, length), whole numbers
-    half_squares: Floats  # half the squared length of each
+    middles: Floats  # of the regions, shape (n_regions, length), whole numbers
+    directions: Floats  # shape (n_directions, length), whole numbers
+    names: tuple[str, ...]  # of the signals: region, distance, directions
 
     @classmethod
     def of(cls, signals: tuple[Signal, ...]) -> dict[str, _Arrays]:
@@ -212,30 +217,39 @@ class _Arrays:
 
     @classmethod
     def _one(cls, column: str, parts: list[Signal]) -> _Arrays:
-        vectors = np.array([v for part in parts for v in part.vectors], np.float64)
-        ends = np.cumsum([0, *(len(part.vectors) for part in parts)]).tolist()
-        spans = tuple(slice(a, b) for a, b in pairwise(ends))
-        names = tuple(part.name for part in parts)
-        halves = (vectors * vectors).sum(axis=1) / 2
-        return cls(column, parts[0].scale, names, spans, vectors, halves)
+        regions, _, *along = parts
+        length = len(regions.vectors[0])
+        directions = np.array([part.vectors[0] for part in along], np.float64)
+        return cls(
+            column,
+            regions.scale,
+            np.array(regions.vectors, np.float64),
+            directions.reshape(-1, length),
+            tuple(part.name for part in parts),
+        )
 
     def place(self, batch: EventBatch, asked: Indices) -> dict[str, Floats]:
-        """By signal: the region of each row, or how far along the direction; NaN without one."""
+        """By signal: each row's region, how far from its middle, how far along each direction.
+
+        NaN where a row has no array, or one that is too short.
+        """
         column = batch.features.get(self.column)
-        placed = dict.fromkeys(self.names, np.full(asked.size, np.nan))
-        if column is None or column.vector is None:
-            return placed
-        vectors = column.vector if asked.size == len(batch) else column.vector.take(asked)
-        rows, matrix = _matrix(vectors, self.vectors.shape[1])
-        products = _in_steps(matrix, self.scale) @ self.vectors.T
-        for name, span in zip(self.names, self.spans, strict=True):
-            values = np.full(asked.size, np.nan)
-            if span.stop - span.start == 1:
-                values[rows] = products[:, span.start]
-            else:
-                values[rows] = np.argmax(products[:, span] - self.half_squares[span], axis=1)
-            placed[name] = values
-        return placed
+        placed = np.full((len(self.names), asked.size), np.nan)
+        if column is not None and column.vector is not None:
+            vectors = column.vector if asked.size == len(batch) else column.vector.take(asked)
+            rows, matrix = _matrix(vectors, self.middles.shape[1])
+            steps = _in_steps(matrix, self.scale)
+            placed[:2, rows] = _nearest(steps, self.middles, self.scale)
+            placed[2:, rows] = self.directions @ steps.T
+        return dict(zip(self.names, placed, strict=True))
+
+
+def _nearest(steps: Floats, middles: Floats, scale: float) -> tuple[Floats, Floats]:
+    """Of each row, the region whose middle is nearest, and how far that is, in its own units."""
+    nearness = steps @ middles.T - (middles * middles).sum(axis=1) / 2
+    region = np.argmax(nearness, axis=1)
+    squared = (steps * steps).sum(axis=1) - 2 * nearness[np.arange(region.size), region]
+    return region.astype(np.float64), np.sqrt(squared) * (scale / _STEPS)
 
 
 def numbers_of(value: Value) -> Floats:
@@ -250,15 +264,17 @@ def _numeric(name: str, numbers: Floats, reads: str = "feature") -> Signal:
     return Signal(name, "numeric", cuts=cuts, percents=percents, reads=reads)
 
 
-def _cuts(numbers: Floats) -> tuple[tuple[float, ...], tuple[int, ...]]:
+def _cuts(
+    numbers: Floats, percents: tuple[int, ...] = PERCENTS
+) -> tuple[tuple[float, ...], tuple[int, ...]]:
     """Quantiles and which they are; of few distinct numbers each, and one above them all."""
     if not numbers.size:
         return (), ()
     distinct = np.unique(numbers)
     if distinct.size <= FEW_NUMBERS:
         return (*distinct.tolist(), float(np.nextafter(distinct[-1], np.inf))), ()
-    cuts, first = np.unique(np.quantile(numbers, np.array(PERCENTS) / 100), return_index=True)
-    return tuple(cuts.tolist()), tuple(PERCENTS[i] for i in first.tolist())
+    cuts, first = np.unique(np.quantile(numbers, np.array(percents) / 100), return_index=True)
+    return tuple(cuts.tolist()), tuple(percents[i] for i in first.tolist())
 
 
 def _categorical(name: str, column: Value, reads: str = "feature") -> Signal:
@@ -316,7 +332,12 @@ def _kind_of(column: Value) -> str:
 
 
 def _of_arrays(name: str, column: Value) -> list[Signal]:
-    """Regions of the first rows' arrays, and directions: of greatest variance, and at random."""
+    """Regions around a few of the first rows' arrays, how far from their middles rows lie, and
+    directions: from one of those middles to another, and others across them.
+
+    Nothing is fitted: given those few rows, the others of the reference are like any that follow.
+    Means and axes of the first rows lie nearer to these than to what comes later.
+    """
     if column.vector is None or not column.vector.values.size:
         return []
     lengths = np.diff(column.vector.offsets)
@@ -327,27 +348,63 @@ def _of_arrays(name: str, column: Value) -> list[Signal]:
         return []
     steps, rng = _in_steps(matrix, scale), np.random.default_rng(_SEED)
     n_regions = min(N_REGIONS, len(steps) // MIN_REGION_ROWS)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a region without rows stays where it was drawn
-        centres, _ = kmeans2(steps, n_regions, minit="points", rng=rng)
-    _, _, axes = np.linalg.svd(steps - steps.mean(axis=0), full_matrices=False)
-    drawn = rng.normal(size=(N_DIRECTIONS, length))
-    drawn /= np.linalg.norm(drawn, axis=1, keepdims=True)
+    middles, taught = _middles(steps, n_regions, rng)
     regions = Signal(
         name,
         "categorical",
-        values=tuple(f"region {i + 1}" for i in range(n_regions)),
+        values=tuple(f"region {i + 1}" for i in range(len(middles))),
         column=name,
         scale=scale,
-        vectors=_whole(centres),
+        vectors=_whole(middles),
     )
-    return [
+    cuts, percents = _cuts(_nearest(steps[~taught], middles, scale)[1], FAR_PERCENTS)
+    far = replace(
         regions,
-        *(
-            _direction(name, i, direction, steps, scale)
-            for i, direction in enumerate([*axes[:N_DIRECTIONS], *drawn])
-        ),
+        name=f"{name} distance from its region",
+        kind="numeric",
+        cuts=cuts,
+        values=(),
+        percents=percents,
+        reads="distance",
+    )
+    along = [
+        _direction(name, i, direction, steps, scale)
+        for i, direction in enumerate(_directions(middles, rng))
     ]
+    return [regions, far, *along]
+
+
+def _middles(steps: Floats, n: int, rng: np.random.Generator) -> tuple[Floats, Bools]:
+    """Middles of regions, whole numbers, and which rows they are made of.
+
+    Each is the mean of a row and of those nearest to it; that row is drawn by its squared distance
+    from the nearest one before it, so rare kinds of rows have a region of their own: Arthur,
+    Vassilvitskii, "k-means++", SODA 2007.
+    """
+    taught = np.zeros(len(steps), np.bool_)
+    middles: list[Floats] = []
+    place, nearest = int(rng.integers(len(steps))), np.full(len(steps), np.inf)
+    while len(middles) < n:
+        squared = ((steps - steps[place]) ** 2).sum(axis=1)
+        around = np.argsort(squared, kind="stable")[:ROWS_A_MIDDLE]
+        middles.append(np.rint(steps[around].mean(axis=0)))
+        taught[around] = True
+        nearest = np.minimum(nearest, squared)
+        if not nearest.any():
+            break
+        place = int(rng.choice(len(steps), p=nearest / nearest.sum()))
+    return np.array(middles), taught
+
+
+def _directions(middles: Floats, rng: np.random.Generator) -> Floats:
+    """Of unit length: between pairs of middles, then at random, at right angles to all of those."""
+    between = middles[1::2] - middles[: len(middles) // 2 * 2 : 2]
+    between = between[between.any(axis=1)]
+    between /= np.linalg.norm(between, axis=1, keepdims=True)
+    length = middles.shape[1]
+    drawn = rng.normal(size=(length, min(N_DIRECTIONS, max(length - len(between), 0))))
+    across, _ = np.linalg.qr(np.concatenate([between.T, drawn], axis=1))
+    return np.concatenate([between, across.T[len(between) :]])
 
 
 def _direction(name: str, i: int, direction: Floats, steps: Floats, scale: float) -> Signal:

@@ -83,10 +83,11 @@ def table(known: Sequence[Kept]) -> Table:
             "CPU s a run",
         ),
         [*rows, _row("**all**", 0, known)],
-        "Exact: at the end the open heads of disparity are those pairs and no other. First: the "
+        "Exact: at the end the heads that are open are those pairs and no other. First: the "
         "first slice that anyone was told of is one of those pairs. Told: alerts that began, of "
-        "slices and of the model at large, over what was true: the pairs, and the common rise. In "
-        "parentheses the lower 95 % limit (Clopper and Pearson).",
+        "slices and of the model at large, over what was true: the pairs, and the common rise. "
+        "Where traffic shifts, alerts that say just that (silence, composition) are not counted. "
+        "In parentheses the lower 95 % limit (Clopper and Pearson).",
     )
 
 
