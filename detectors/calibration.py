@@ -15,7 +15,6 @@ import numpy as np
 
 from detectors.contract import Floats, State
 from detectors.disparity import Disparity
-from detectors.multiplicity import carry
 from detectors.summary import Outcomes
 
 FEWEST: Final = 10.0  # peaks that a level is read from; rarer levels are extrapolated
@@ -104,10 +103,9 @@ def peaks_of(
     own, rest : float64, shape (n_slices,)
         Evidence against the own reference, and against the rest.
     """
-    own, rest, unspent = (np.zeros(hazard.size) for _ in range(3))
+    own, rest = np.zeros(hazard.size), np.zeros(hazard.size)
     for tick_observed, tick_expected in zip(observed, expected, strict=True):
-        spent, unspent = carry(unspent, hazard, tick_expected > 0)
-        found = fleet.update(Outcomes(tick_observed, tick_expected), spent)
+        found = fleet.update(Outcomes(tick_observed, tick_expected), hazard)
         np.maximum(own, fleet.own.meter, out=own)
         np.maximum(rest, fleet.meter, out=rest)
         own[found.slices] = np.maximum(own[found.slices], found.own_reference)

@@ -30,9 +30,7 @@ ROUNDS: Final = 12
 WEEKS_A_ROUND: Final = 2
 SLICE_WEEKS: Final = 30_000  # about three seconds of one core; more slices see fewer weeks,
 FEWEST_WEEKS: Final = 1  # but of each round so many
-TICKS_A_WEEK: Final = (
-    168  # the service's of ten minutes raise a fifth more, of six hours half as many
-)
+TICKS_A_WEEK: Final = 168  # of six hours they raise half as many alarms of large slices
 FEWEST_BLOCKS: Final = 12  # to draw from
 PARTS_OF_AN_HOUR: Final = 6  # into which few hours are cut, so that two are enough
 NEIGHBOURS: Final = 10  # on either side at least, whose losses a session's may be like,
