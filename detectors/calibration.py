@@ -15,7 +15,6 @@ import numpy as np
 
 from detectors.contract import Floats, State
 from detectors.disparity import Disparity
-from detectors.multiplicity import carry
 from detectors.summary import Outcomes
 
 FEWEST: Final = 10.0  # peaks that a level is read from; rarer levels are extrapolated
@@ -37,11 +36,11 @@ class Calibration:
 
     Notes
     -----
-    Evidence is linear in the hazard until an alarm resets it, so one run at one budget tells what
-    any other would have done: a slice alarms in a week where factor x budget x peak >= 1. Either
-    kind of evidence alone is held to the budget: what everybody shares moves the one, what the
-    others do the other, and an alarm that needs both is then left with one guard. Where neither is
-    moved, an alarm that needs both comes about two thirds as often.
+    Evidence is linear in the hazard but for what a suspicious slice does not learn, so one run at a
+    budget near those that are asked for tells what any of them would have done: a slice alarms in a
+    week where factor x budget x peak >= 1. Either kind of evidence alone is held to the budget:
+    what everybody shares moves the one, what the others do the other, and an alarm that needs both
+    is then left with one guard. Where neither is moved, it comes about two thirds as often.
 
     Examples
     --------
@@ -104,13 +103,9 @@ def peaks_of(
     own, rest : float64, shape (n_slices,)
         Evidence against the own reference, and against the rest.
     """
-    own, rest, unspent = (np.zeros(hazard.size) for _ in range(3))
+    own, rest = np.zeros(hazard.size), np.zeros(hazard.size)
     for tick_observed, tick_expected in zip(observed, expected, strict=True):
-        spent, unspent = carry(unspent, hazard, tick_expected > 0)
-        found = fleet.update(Outcomes(tick_observed, tick_expected), spent)
+        fleet.gather(Outcomes(tick_observed, tick_expected), hazard)
         np.maximum(own, fleet.own.meter, out=own)
         np.maximum(rest, fleet.meter, out=rest)
-        own[found.slices] = np.maximum(own[found.slices], found.own_reference)
-        if found.rest is not None:
-            rest[found.slices] = np.maximum(rest[found.slices], found.rest)
     return own, rest

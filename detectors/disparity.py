@@ -151,8 +151,7 @@ class Disparity:
         ShapeError
             `outcomes` has another number of slices than are watched.
         """
-        self.own.gather(outcomes, hazard, self.open & ~self.left_behind)
-        self._gather_share(outcomes, hazard)
+        self.gather(outcomes, hazard)
         own = self.own.meter
         rest = np.maximum(self.meter, self.left_behind)  # whose share was found to have grown
         worse = (own >= 1.0) & (rest >= 1.0)
@@ -161,6 +160,11 @@ class Disparity:
         self.own.reset(crossed)
         self.evidence[crossed] = 0.0
         return Detections(crossed, own[crossed], rest[crossed])
+
+    def gather(self, outcomes: Outcomes, hazard: Floats) -> None:
+        """Add one tick's evidence of both kinds, as `update` does, and report nothing of it."""
+        self.own.gather(outcomes, hazard, self.open & ~self.left_behind)
+        self._gather_share(outcomes, hazard)
 
     def renew(
         self, slices: npt.NDArray[np.intp], dispersion_own: float, dispersion_share: float

@@ -77,36 +77,3 @@ class Budget:
         counts = np.bincount(orders)
         hazard: Floats = spend / (np.count_nonzero(counts) * counts[orders])
         return hazard
-
-
-CARRIED: Final = 144.0  # ticks' worth that is kept at most: a day's of ten minutes
-
-
-def carry(
-    unspent: Floats, hazard: Floats, has_rows: npt.NDArray[np.bool_]
-) -> tuple[Floats, Floats]:
-    """What streams may spend on a tick with what they could not spend before, and what is left.
-
-    Parameters
-    ----------
-    unspent, hazard : float64, shape (n_streams,)
-        Left from ticks without rows of theirs, and what this tick brings.
-    has_rows : bool, shape (n_streams,)
-
-    Returns
-    -------
-    spent, unspent : float64, shape (n_streams,)
-        A stream without rows is not looked at, and its hazard is kept for when it is: their sum
-        over time stays what the budget gives, and is known before the rows are. Kept is a day's
-        worth at most, so that who comes back after a month is not given a month's at once.
-
-    Examples
-    --------
-    >>> unspent = np.zeros(2)
-    >>> for has_rows in ([True, False], [True, False], [True, True]):
-    ...     spent, unspent = carry(unspent, np.full(2, 0.1), np.array(has_rows))
-    >>> spent.round(1)
-    array([0.1, 0.3])
-    """
-    offered = np.minimum(unspent + hazard, CARRIED * hazard)
-    return np.where(has_rows, offered, 0.0), np.where(has_rows, 0.0, offered)

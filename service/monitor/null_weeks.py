@@ -30,21 +30,23 @@ ROUNDS: Final = 12
 WEEKS_A_ROUND: Final = 2
 SLICE_WEEKS: Final = 30_000  # about three seconds of one core; more slices see fewer weeks,
 FEWEST_WEEKS: Final = 1  # but of each round so many
-TICKS_A_WEEK: Final = (
-    168  # the service's of ten minutes raise a fifth more, of six hours half as many
-)
+TICKS_A_WEEK: Final = 168  # of six hours they raise half as many alarms of large slices
 FEWEST_BLOCKS: Final = 12  # to draw from
 PARTS_OF_AN_HOUR: Final = 6  # into which few hours are cut, so that two are enough
 NEIGHBOURS: Final = 10  # on either side at least, whose losses a session's may be like,
 ALIKE: Final = 1.25  # and all of a size within this ratio: a size's scatter is not another's
+FEW_HOURS_TRUST: Final = 0.5  # of the budget: how hours differ is not in sixths of a few
 UNIT_BUDGET: Final = Budget(1.0)
+TYPICAL_FACTOR: Final = 3.0  # by which hazards turn out to be raised, and the slices' part, about
 SEED: Final = 0  # the same reference always gives the same calibration
 
 
 def learn_watch(reference: Labelled, slices: Slices, config: MonitorConfig) -> Watch:
     """The watch that a reference gives, calibrated where that is asked for and can be done."""
     budget = Budget(config.alerts_a_week)
-    calibration = calibrate(reference, slices) if config.false_alerts.mode == "calibrated" else None
+    calibration = None
+    if config.false_alerts.mode == "calibrated":
+        calibration = calibrate(reference, slices, config.alerts_a_week)
     if calibration is None:
         return Watch.fit(reference, slices, config.tolerance, budget)
     stretch = stretches(reference)
@@ -53,8 +55,14 @@ def learn_watch(reference: Labelled, slices: Slices, config: MonitorConfig) -> W
     return watch
 
 
-def calibrate(reference: Labelled, slices: Slices) -> Calibration | None:
-    """Calibrate on weeks drawn from a reference; None where it has too few hours to draw from."""
+def calibrate(
+    reference: Labelled, slices: Slices, alerts_a_week: float = 1.0
+) -> Calibration | None:
+    """Calibrate on weeks drawn from a reference; None where it has too few hours to draw from.
+
+    They are run at about the hazards that `alerts_a_week` comes to, once raised: a suspicious slice
+    does not learn, and the more is spent, the sooner it is one.
+    """
     stretch = stretches(reference)
     watch = Watch.fit(reference, slices, 0.0, UNIT_BUDGET, False, stretch=stretch)
     sessions = Sessions.of(reference, watch.scale, stretch)
@@ -65,7 +73,8 @@ def calibrate(reference: Labelled, slices: Slices) -> Calibration | None:
     n_weeks = min(WEEKS_A_ROUND, max(FEWEST_WEEKS, SLICE_WEEKS // (ROUNDS * len(slices))))
     seconds = WEEK_SECONDS / TICKS_A_WEEK
     spend = UNIT_BUDGET.hazard("slices", slices.orders()[1:], seconds, ("slices",))
-    hazard = np.concatenate([[0.0], spend])
+    run_at = TYPICAL_FACTOR * alerts_a_week
+    hazard = np.concatenate([[0.0], run_at * spend])
     scatter = Scatter.of(sessions, watch.rates.predict(slices.levels))
     rng = np.random.default_rng(SEED)
     peaks = []
@@ -89,7 +98,8 @@ def calibrate(reference: Labelled, slices: Slices) -> Calibration | None:
             learnt.disparity.restore(start)
             own, rest = peaks_of(learnt.disparity, observed, expected, hazard)
             peaks.append((own[1:], rest[1:]))
-    return Calibration.of_peaks(peaks, UNIT_BUDGET.alerts_a_week)
+    trust = 1.0 if stretch is reference.hour else FEW_HOURS_TRUST
+    return Calibration.of_peaks(peaks, run_at * trust)
 
 
 def stretches(reference: Labelled) -> Ints:

@@ -30,7 +30,7 @@ from detectors import (
 from detectors.confidence import TYPICAL_RATE, log_e_own_reference, log_e_share
 from detectors.disparity import ratio_of, rest_of
 from detectors.error_rate import QUARANTINE
-from detectors.multiplicity import WEEK_SECONDS, carry
+from detectors.multiplicity import WEEK_SECONDS
 from detectors.reference import (
     MARGIN,
     least_dispersion,
@@ -124,9 +124,6 @@ class Watch:
         self.budget = budget
         self.for_others = 0.0  # of the slices' share, at this tick: versions and discovered slices
         self.disparity = Disparity(1.0 + tolerance)
-        self.unspent: Floats = np.empty(
-            0
-        )  # of the slices' hazards, in ticks without rows of theirs
         self.everyone = Everyone(1.0 + tolerance)
         self.improvement = ErrorRate(downwards=True)  # of the streams that `everyone` watches
         self.recovery = Recovery()
@@ -243,7 +240,6 @@ class Watch:
         """Watch other slices in these places, as ones that are seen first now."""
         places = places[places < len(self.disparity)]
         self.disparity.renew(places, *self.new_dispersion)
-        self.unspent[places[places < self.unspent.size]] = 0.0
         self.recovery.close(places)
         compound = self.compound.copy()
         compound[places[places < compound.size]] = compound[ROOT]
@@ -297,8 +293,6 @@ class Watch:
         hazard = self.hazards(slices, seconds, watching)
         spend = np.full(len(self.everyone), hazard[ROOT])
         hazard[ROOT] = 0.0
-        unspent = np.append(self.unspent, np.zeros(hazard.size - self.unspent.size))
-        hazard, self.unspent = carry(unspent, hazard, outcomes.expected > 0)
         clumps = self._clumping()
         streams = Outcomes(
             complements(outcomes.observed, self.parts),
@@ -475,7 +469,6 @@ class Watch:
             "own": self.rates.own,
             "own_weight": self.rates.own_weight,
             "disparity": self.disparity.save(),
-            "unspent": self.unspent,
             "everyone": self.everyone.save(),
             "improvement": self.improvement.save(),
             "recovery": self.recovery.save(),
@@ -496,7 +489,6 @@ class Watch:
         rates = CellRates(state["base"], list(state["effects"]), state["own"], state["own_weight"])
         watch = cls(rates, tolerance, budget)
         watch.disparity.restore(state["disparity"])
-        watch.unspent = state.get("unspent", watch.unspent).copy()
         watch.everyone.restore(state["everyone"])
         watch.improvement.restore(state["improvement"])
         watch.recovery.restore(state["recovery"])

@@ -12,7 +12,7 @@ from scipy.stats import poisson
 
 from detectors import Budget, Calibration, Disparity, Outcomes
 from detectors.calibration import FACTORS, peaks_of
-from detectors.multiplicity import CARRIED, WEEK_SECONDS, carry
+from detectors.multiplicity import WEEK_SECONDS
 from service.ingest.events import Floats
 from service.monitor.config import MonitorConfig
 from service.monitor.null_weeks import Scatter, Sessions, calibrate, learn_watch, stretches
@@ -228,19 +228,3 @@ def test_a_large_slice_scatters_in_drawn_weeks_as_its_own_hours_do() -> None:
     squares = [((scatter.draw(rng, sessions, truth)[largest] - due) ** 2).sum() for _ in range(20)]
     # of errors with a chance of 0.05 it is 0.95, give or take sqrt(2 / 168) of this reference
     assert np.mean(squares) / due.sum() == pytest.approx(0.95, abs=4 * np.sqrt(2 / HOURS))
-
-
-def test_what_a_slice_could_not_spend_is_kept_for_when_it_has_rows() -> None:
-    rng = np.random.default_rng(12)
-    hazard, unspent = rng.random(50) * 1e-3, np.zeros(50)
-    total = np.zeros(50)
-    n_ticks = 100
-    for tick in range(n_ticks):
-        has_rows = (rng.random(50) < 0.2) | (tick == n_ticks - 1)
-        spent, unspent = carry(unspent, hazard, has_rows)
-        assert (spent[~has_rows] == 0).all() and (unspent[has_rows] == 0).all()
-        total += spent
-    np.testing.assert_allclose(total, n_ticks * hazard)
-    for _ in range(10 * int(CARRIED)):  # gone for ten days, and back for a day's worth
-        _, unspent = carry(unspent, hazard, np.zeros(50, np.bool_))
-    np.testing.assert_allclose(unspent, CARRIED * hazard)

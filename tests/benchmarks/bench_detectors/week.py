@@ -21,7 +21,6 @@ from detectors import (
     dispersion_share,
     fit_cell_rates,
 )
-from detectors.multiplicity import carry
 from detectors.reference import shrink_dispersion
 from detectors.streams import Fleet, Traffic, season, step, traffic, zipf_fleet
 from service.monitor.config import MonitorConfig
@@ -123,13 +122,11 @@ def ours(budget: float = 1.0, is_told_dispersion: bool = True) -> Method:
 
 def _alarms(fleet: Disparity, traffic: Traffic, rates: Floats, hazard: Floats) -> Alarms:
     """The fleet through a week, as the service feeds it."""
-    unspent = np.zeros(hazard.size)
     ticks, slices = [], []
     errors = traffic.errors.astype(np.float64)
     for tick, rows in enumerate(traffic.rows):
         outcomes = Outcomes(_with_root(errors[tick]), _with_root(rows * rates))
-        spent, unspent = carry(unspent, hazard, outcomes.expected > 0)
-        crossed = fleet.update(outcomes, spent).slices
+        crossed = fleet.update(outcomes, hazard).slices
         ticks.extend([tick] * crossed.size)
         slices.extend((crossed - 1).tolist())
     return Alarms(np.array(ticks, np.intp), np.array(slices, np.intp))
