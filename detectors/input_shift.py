@@ -22,6 +22,7 @@ from detectors.error_rate import QUARANTINE
 from detectors.scatter import Dispersion
 from detectors.shares import (
     N_ALTERNATIVES,
+    NO_CUTS,
     Due,
     Learnt,
     Shares,
@@ -51,6 +52,8 @@ class OwnInputs:
         Which signal each indicator is of, from 0 on and rising.
     tolerance : float
         By how much a share may stray from what it was and still count as unmoved.
+    outside : intp, shape (n_outside, 3)
+        Which indicators are of what lies outside of two others' cuts, as of `Due.tied`.
 
     Examples
     --------
@@ -76,9 +79,15 @@ class OwnInputs:
     quantiles as Romano et al., NP-FOCuS, arXiv 2302.02718, have them.
     """
 
-    def __init__(self, signals: Indices | None = None, tolerance: float = TOLERANCE) -> None:
+    def __init__(
+        self,
+        signals: Indices | None = None,
+        tolerance: float = TOLERANCE,
+        outside: Indices = NO_CUTS,
+    ) -> None:
         self.signals = np.zeros(1, np.intp) if signals is None else signals.astype(np.intp)
         self.tolerance = tolerance
+        self.outside = outside.astype(np.intp)
         n_signals, n_indicators = self.n_signals, self.signals.size
         self.dispersion = Dispersion.none(n_signals)
         self.learnt = Learnt(2, n_indicators)
@@ -148,7 +157,7 @@ class OwnInputs:
             gather(
                 self.evidence[:, part],
                 Shares(hits, n),
-                Due.of_slice(moved(share, season), known, n),
+                Due.of_slice(moved(share, season), known, n).tied(self.outside),
                 dispersion,
                 self.tolerance,
                 spent(hazard[part], quiet[part], self.signals),
@@ -209,6 +218,7 @@ class OwnInputs:
         """The state as arrays."""
         return {
             "signals": self.signals.copy(),
+            "outside": self.outside.copy(),
             **self.dispersion.save("dispersion"),
             **self.learnt.save("hits", "rows"),
             "evidence": np.moveaxis(self.evidence, 0, 2).copy(),
@@ -217,6 +227,7 @@ class OwnInputs:
     def restore(self, state: State) -> None:
         """Take up the state that `save` gave."""
         self.signals = state["signals"].astype(np.intp)
+        self.outside = state["outside"].astype(np.intp)
         self.dispersion = Dispersion.restore(state, "dispersion")
         self.learnt.restore(state, "hits", "rows")
         self.evidence = np.ascontiguousarray(np.moveaxis(state["evidence"], 2, 0)).copy()
@@ -227,7 +238,7 @@ class InputShift:
 
     Parameters
     ----------
-    signals, tolerance
+    signals, tolerance, outside
         As of `OwnInputs`.
 
     Examples
@@ -254,8 +265,13 @@ class InputShift:
     is: two moments are matched.
     """
 
-    def __init__(self, signals: Indices | None = None, tolerance: float = TOLERANCE) -> None:
-        self.own = OwnInputs(signals, tolerance)
+    def __init__(
+        self,
+        signals: Indices | None = None,
+        tolerance: float = TOLERANCE,
+        outside: Indices = NO_CUTS,
+    ) -> None:
+        self.own = OwnInputs(signals, tolerance, outside)
         n_signals, n_indicators = self.own.n_signals, self.own.signals.size
         self.dispersion = Dispersion.none(n_signals)
         self.learnt = Learnt(4, n_indicators)
@@ -371,7 +387,7 @@ class InputShift:
             gather(
                 self.evidence[:, part],
                 Shares(hits, n),
-                due,
+                due.tied(self.own.outside),
                 dispersion,
                 self.own.tolerance,
                 spent(hazard[part], self.open[part], signals),
@@ -421,8 +437,13 @@ class InputsEverywhere:
     array([0])
     """
 
-    def __init__(self, signals: Indices | None = None, tolerance: float = TOLERANCE) -> None:
-        self.own = OwnInputs(signals, tolerance)
+    def __init__(
+        self,
+        signals: Indices | None = None,
+        tolerance: float = TOLERANCE,
+        outside: Indices = NO_CUTS,
+    ) -> None:
+        self.own = OwnInputs(signals, tolerance, outside)
         self.open: Bools = np.zeros(self.own.n_signals, np.bool_)
 
     def __len__(self) -> int:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from detectors.contract import Floats, Indices, State
 from detectors.reference import MARGIN, raise_for_few_units
-from detectors.shares import Shares, moved
+from detectors.shares import NO_CUTS, Shares, moved
 
 Bools = npt.NDArray[np.bool_]
 
@@ -100,6 +100,7 @@ def dispersion_of_shares(
     shares: Shares,
     n_slices: int,
     season: Floats | None = None,
+    outside: Indices = NO_CUTS,
 ) -> tuple[Floats, Floats, Floats]:
     """How far one signal's counts scatter beyond those of independent rows, in the reference.
 
@@ -115,6 +116,8 @@ def dispersion_of_shares(
     n_slices : int
     season : float64, shape (n_units, n_indicators), optional
         What is usual when the unit began, in log odds above the average.
+    outside : intp, shape (n_outside, 3)
+        As of `Due.tied`: what is outside of two cuts is expected as they are.
 
     Returns
     -------
@@ -144,6 +147,9 @@ def dispersion_of_shares(
     with np.errstate(invalid="ignore", divide="ignore"):
         moves = np.where((rows > 0) & (variance[0] > 0), strayed / (rows * variance[0]), 0.0)
         around = residual - shares.rows * moves[period[units]] * variance[slices]
+        which, first, last = outside.T
+        for of in (residual, around):
+            of[:, which] = of[:, last] - of[:, first]
         left = 1.0 - np.where(rows > 0, 1.0 / rows, 0.0)[period[units]] * shares.rows
         own, rest = (
             _sums(squares, slices, n_slices).sum(axis=1)
@@ -212,7 +218,8 @@ def two_components(
     -----
     A slice's dispersion is `within + between n`, by least squares over slices, weighted by units
     over the square of what is fitted, for an estimate from u units has a variance of 2 / u times
-    its square. What is within is as many units' as slices have, less for slices that have the
+    its square. Slices that are all of a size tell no line; so few units more say that of single
+    rows it is 1. What is within is as many units' as slices have, less for slices that have the
     same rows; what moves units may move all slices, so it is as many units' as there are, and both
     are raised accordingly. A slice that scatters further than the line is believed by half, once
     its units are many; one that scatters less is not. The margin is on what exceeds independent
@@ -257,6 +264,10 @@ def _line(measured: Floats, rows: Floats, n_units: Floats, by_rows: bool) -> tup
         return 1.0, 0.0
     if not by_rows:
         return max(float(np.average(measured, weights=n_units)), 1.0), 0.0
+    # independent rows, one a unit: what is told from where slices are all of a size
+    measured, rows, n_units = (
+        np.append(of, one) for of, one in ((measured, 1.0), (rows, 0.0), (n_units, _BORROW))
+    )
     within, between, fitted = 1.0, 0.0, np.ones(measured.size)
     for _ in range(_ROUNDS):
         weight = n_units / fitted**2

@@ -40,6 +40,9 @@ class Shares:
     rows: Floats
 
 
+NO_CUTS: Final[Indices] = np.empty((0, 3), np.intp)  # of no indicator of what is outside of two
+
+
 class Learnt:
     """What shares are known from: all rows but the latest, which are learnt late.
 
@@ -206,6 +209,26 @@ class Due:
             np.maximum(by_odds, replaced),
             1.0 + rows / known + others,
         )
+
+    def tied(self, outside: Indices) -> Due:
+        """With what lies outside of two cuts expected as the cuts are.
+
+        Parameters
+        ----------
+        outside : intp, shape (n_outside, 3)
+            Each indicator of rows that are not above a first cut or are above a last, and the
+            indicators of being above these. What moves the cuts for everyone moves the rows
+            outside of them up in one slice and down in another, so no share of theirs tells it.
+        """
+        if not outside.size:
+            return self
+        which, first, last = outside.T
+        lower, upper = self.lower.copy(), self.upper.copy()
+        lower[..., which] = np.maximum(1.0 - self.upper[..., first] + self.lower[..., last], 0.0)
+        upper[..., which] = np.minimum(1.0 - self.lower[..., first] + self.upper[..., last], 1.0)
+        spread = np.array(np.broadcast_to(self.spread, lower.shape))
+        spread[..., which] = np.max(spread[..., outside], axis=-1)  # known no better than the cuts
+        return Due(lower, upper, spread)
 
 
 def spent(hazard: Floats, quiet: Bools, signals: Indices) -> Floats:

@@ -17,7 +17,7 @@ from service.ingest.events import EventBatch, Floats
 from service.monitor.config import ReferenceWindow
 from service.monitor.findings import Finding
 from service.monitor.history import HOUR
-from service.monitor.input_watch import REFERENCE_ROWS, ReferenceRows
+from service.monitor.input_watch import ReferenceRows
 from service.monitor.mix import BLOCK, Incident, MixWatch, members
 from service.monitor.mix_naming import MixNamer
 from service.monitor.observer import LOOK_SECONDS, SECOND, Look
@@ -43,7 +43,7 @@ class Composition:
         self.mix: MixWatch | None = None  # once the reference is over
         self.open: dict[int, Incident] = {}  # by slice
         self.stretches = Stretches()  # rows by cell, since the reference
-        self._rows = ReferenceRows.none(0)  # the reference's first, one by one
+        self._rows = ReferenceRows.none(0)  # of the reference, one by one
         self._now: Floats = np.zeros(0)  # rows since the last stretch, by cell
         self._began_at = 0  # the present stretch, microseconds
         self._seconds = 0.0  # that it stands for
@@ -57,11 +57,14 @@ class Composition:
             return
         self.reference = grown(self.reference, n_cells)
         np.add.at(self.reference, cells, 1.0)
-        n = min(rows.size, REFERENCE_ROWS - len(self._rows))
-        if n > 0:
-            blocks, clusters = batch.time[rows[:n]] // BLOCK, cluster_hashes(batch)[rows[:n]]
-            none = np.empty((0, n), np.int32)
-            self._rows = self._rows.join(ReferenceRows(cells[:n], clusters, blocks, none))
+        more = ReferenceRows.of(
+            cells,
+            cluster_hashes(batch)[rows],
+            batch.time[rows],
+            np.empty((0, rows.size), np.int32),
+            BLOCK,
+        )
+        self._rows = self._rows.join(more)
 
     def forget(self) -> None:
         """Another reference is about to be told; what is open goes on, and ends by the new one."""
@@ -136,13 +139,12 @@ class Composition:
 
     def save(self) -> dict[str, Any]:
         """The state."""
-        rows = self._rows
         return {
             "reference": used(self.reference),
             "mix": None if self.mix is None else self.mix.save(),
             "open": [[slice_, *astuple(incident)] for slice_, incident in self.open.items()],
             "stretches": self.stretches.save(),
-            "rows": [rows.cell, rows.cluster, rows.hour, rows.bins],
+            "rows": self._rows.save(),
             "now": used(self._now),
             "numbers": [self._began_at, self._seconds],
         }

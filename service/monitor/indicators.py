@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 
 from detectors import Shares
+from detectors.shares import NO_CUTS
 from service.ingest.events import Floats, Ints
 from service.monitor.signals import Indices, Signal
 
@@ -27,6 +28,10 @@ class Indicators:
         self.all = signals
         self.bins = _offsets([signal.n_bins for signal in signals])  # where each signal's begin
         self.starts = _offsets([_n_indicators(signal) for signal in signals])
+        self.outside: Indices = np.concatenate(  # as the fleets take it
+            [start + cuts_outside(of) for start, of in zip(self.starts, signals, strict=False)]
+            or [NO_CUTS]
+        )
         self.signals: Indices = np.repeat(np.arange(len(signals)), np.diff(self.starts))
 
     @property
@@ -86,6 +91,12 @@ def shares_of(signal: Signal, counts: Ints | Floats) -> Shares:
 def asks_outside(signal: Signal) -> bool:
     """Whether its outer cuts are quantiles: more on both sides of them is a wider distribution."""
     return len(signal.percents) > 1
+
+
+def cuts_outside(signal: Signal) -> Indices:
+    """Of one signal, which indicator is of what is outside of which two others' cuts."""
+    n = len(signal.cuts)
+    return np.array([[n, 0, n - 1]]) if asks_outside(signal) else NO_CUTS
 
 
 def _n_indicators(signal: Signal) -> int:

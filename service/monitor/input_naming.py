@@ -31,7 +31,7 @@ from service.monitor.findings import (
     slice_text,
 )
 from service.monitor.history import HOUR
-from service.monitor.indicators import shares_of
+from service.monitor.indicators import cuts_outside, shares_of
 from service.monitor.input_watch import Incident, InputWatch
 from service.monitor.naming import EVIDENCE_SHOWN, SUSPICIOUS
 from service.monitor.signature import is_acoustic, signature
@@ -386,6 +386,7 @@ class InputNamer:
             y0, r0, y, r = (np.zeros_like(of) for of in (y0, r0, y, r))
         else:
             due = Due.beside(share, known, n, of_rest, rest_known, Shares(y, r))
+        due = due.tied(cuts_outside(self.inputs.signals[s]))
         nats, rises = beyond_tolerance(Shares(x, n), due, dispersion)
         first = 0 if from_ is None else self._window(from_)
         last = len(nats) if from_ is None else first + 1

@@ -26,7 +26,7 @@ from detectors.scatter import HOURS_A_DAY
 from detectors.shares import moved
 from service.ingest.events import Codes, Floats, Hashes, Ints
 from service.monitor.history import HOUR
-from service.monitor.indicators import Indicators, shares_of
+from service.monitor.indicators import Indicators, cuts_outside, shares_of
 from service.monitor.observer import LOOK_SECONDS
 from service.monitor.signals import Indices
 from service.monitor.slices import ROOT, Slices
@@ -34,18 +34,27 @@ from service.monitor.slices import ROOT, Slices
 MAX_STREAMS: Final = 300_000  # slices times indicators; slices past that are not watched, counted
 SMALLEST_PART: Final = 0.02  # a slice with less of the model can't move it by more than tolerance
 LARGEST_PART: Final = 0.5  # a slice with more of it is the model
-REFERENCE_ROWS: Final = 20_000  # the first ones tell how far counts scatter
+REFERENCE_ROWS: Final = 20_000  # of all of it at most so many tell how far counts scatter
+MINUTE: Final = 60 * 1_000_000  # microseconds
 INPUTS: Final = "inputs"  # of the budget
 
 
 @dataclass(frozen=True, slots=True)
 class ReferenceRows:
-    """Rows of the reference one by one, to see how far they scatter."""
+    """Rows of the reference one by one, to see how far they scatter.
+
+    Of many, half of the clusters are kept, or of the minutes where rows have none, then half of
+    those: by their hashes, so it is the same ones wherever requests were cut. What rows of one
+    cluster or minute have in common is kept with them, and what rows of an hour have in common
+    adds as much to the scatter with each row as before.
+    """
 
     cell: Indices
     cluster: Hashes  # 0: none
     hour: Ints
+    drawn: Hashes  # of the cluster or the minute
     bins: Codes  # shape (n_signals, n_rows)
+    halvings: int = 0
 
     def __len__(self) -> int:
         return self.cell.size
@@ -53,15 +62,61 @@ class ReferenceRows:
     @classmethod
     def none(cls, n_signals: int) -> ReferenceRows:
         """No rows."""
-        empty = np.empty(0, np.intp), np.empty(0, np.uint64), np.empty(0, np.int64)
-        return cls(*empty, np.empty((n_signals, 0), np.int32))
+        hashes, hours = np.empty(0, np.uint64), np.empty(0, np.int64)
+        bins = np.empty((n_signals, 0), np.int32)
+        return cls(np.empty(0, np.intp), hashes, hours, hashes, bins)
+
+    @classmethod
+    def of(
+        cls, cell: Indices, cluster: Hashes, time: Ints, bins: Codes, unit: int = HOUR
+    ) -> ReferenceRows:
+        """These rows; `unit` is how many microseconds an hour has here."""
+        drawn = np.where(cluster != 0, cluster, (time // MINUTE).astype(np.uint64))
+        return cls(cell, cluster, time // unit, _mixed(drawn), bins)
 
     def join(self, more: ReferenceRows) -> ReferenceRows:
-        """These and then those."""
-        names = self.__slots__
-        return ReferenceRows(
-            *(np.concatenate([getattr(self, n), getattr(more, n)], axis=-1) for n in names)
+        """These and then those, halved until they are no more than `REFERENCE_ROWS`."""
+        more = more.kept(self.halvings)
+        if not len(more):
+            return self
+        rows = ReferenceRows(
+            np.concatenate([self.cell, more.cell]),
+            np.concatenate([self.cluster, more.cluster]),
+            np.concatenate([self.hour, more.hour]),
+            np.concatenate([self.drawn, more.drawn]),
+            np.concatenate([self.bins, more.bins], axis=1),
+            self.halvings,
         )
+        while len(rows) > REFERENCE_ROWS:
+            rows = rows.kept(rows.halvings + 1)
+        return rows
+
+    def kept(self, halvings: int) -> ReferenceRows:
+        """Those that are kept after so many halvings."""
+        last = np.uint64((1 << halvings) - 1)
+        kept = np.flatnonzero((self.drawn & last) == 0)
+        return ReferenceRows(
+            self.cell[kept],
+            self.cluster[kept],
+            self.hour[kept],
+            self.drawn[kept],
+            self.bins[:, kept],
+            halvings,
+        )
+
+    def save(self) -> list[Any]:
+        """The rows as plain values."""
+        return [getattr(self, name) for name in self.__slots__]
+
+
+def _mixed(values: Hashes) -> Hashes:
+    """A hash of each, by the finaliser of MurmurHash3 (Appleby), whose low bits are even."""
+    mixed = values ^ (values >> np.uint64(33))
+    mixed = mixed * np.uint64(0xFF51AFD7ED558CCD)
+    mixed ^= mixed >> np.uint64(33)
+    mixed = mixed * np.uint64(0xC4CEB9FE1A85EC53)
+    mixed ^= mixed >> np.uint64(33)
+    return mixed
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +139,8 @@ class InputWatch:
 
     def __init__(self, indicators: Indicators) -> None:
         self.indicators = indicators
-        self.shift = InputShift(indicators.signals)
-        self.everywhere = InputsEverywhere(indicators.signals)
+        self.shift = InputShift(indicators.signals, outside=indicators.outside)
+        self.everywhere = InputsEverywhere(indicators.signals, outside=indicators.outside)
         self.recovery = Recovery()
         self.parts: list[int] = []  # slices whose complements `everywhere` watches
         n_signals = len(indicators.all)
@@ -358,7 +413,13 @@ def _dispersions(
         of_signal = slice(indicators.starts[s], indicators.starts[s + 1])
         usual = usual[units.hour % HOURS_A_DAY, of_signal]
     *both, n_units = dispersion_of_shares(
-        units.slices, units.units, units.period, shares_of(signal, counts), n_slices, usual
+        units.slices,
+        units.units,
+        units.period,
+        shares_of(signal, counts),
+        n_slices,
+        usual,
+        cuts_outside(signal),
     )
     typical = rows_a_unit(units.slices, counts.sum(axis=1).astype(np.float64), n_slices)
     total = float(units.period.size)

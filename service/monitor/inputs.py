@@ -22,7 +22,7 @@ from service.monitor.findings import Finding
 from service.monitor.history import HOUR, RETENTION_HOURS
 from service.monitor.indicators import Indicators
 from service.monitor.input_naming import InputNamer
-from service.monitor.input_watch import REFERENCE_ROWS, InputWatch, ReferenceRows
+from service.monitor.input_watch import InputWatch, ReferenceRows
 from service.monitor.observer import LOOK_SECONDS, SECOND, Look
 from service.monitor.pending import cluster_hashes
 from service.monitor.signals import Reader, Signal
@@ -115,12 +115,10 @@ class Inputs:
             self._n_rows += rows.size
 
     def _keep(self, batch: EventBatch, rows: Indices, cells: Indices, bins: Codes) -> None:
-        """Keep the first rows of the reference one by one: they tell how far counts scatter."""
-        n = min(rows.size, REFERENCE_ROWS - len(self._reference_rows))
-        if n > 0:
-            hours, clusters = batch.time[rows[:n]] // HOUR, cluster_hashes(batch)[rows[:n]]
-            more = ReferenceRows(cells[:n], clusters, hours, bins[:, :n].copy())
-            self._reference_rows = self._reference_rows.join(more)
+        """Keep rows of the reference one by one: they tell how far counts scatter."""
+        times, clusters = batch.time[rows], cluster_hashes(batch)[rows]
+        more = ReferenceRows.of(cells, clusters, times, bins)
+        self._reference_rows = self._reference_rows.join(more)
 
     def _note_hours(self, hours: Ints, bins: Codes) -> None:
         """Count each hour of the reference by itself: they tell what is usual in a day."""
@@ -265,7 +263,6 @@ class Inputs:
 
     def save(self) -> dict[str, Any]:
         """The state."""
-        rows = self._reference_rows
         return {
             "reference": self._reference.used,
             "since": _trim(self.since),
@@ -273,7 +270,7 @@ class Inputs:
             "stretches": self.stretches.save(),
             "sounds": self.sounds.save(),
             "watch": None if self.watch is None else self.watch.save(),
-            "rows": [rows.cell, rows.cluster, rows.hour, rows.bins],
+            "rows": self._reference_rows.save(),
             "hours": [[hour, self._hours[hour]] for hour in sorted(self._hours)],
             "numbers": [self._began_at, self._seconds, self._n_rows, self.n_unwatched],
         }

@@ -7,7 +7,7 @@ of a slice's rows, each cell's as it was then.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -95,7 +95,7 @@ class MixWatch:
         watch = cls(codes, [ROOT, *busiest.tolist()])
         shares = watch.shares(slices, by_cell)
         bins = watch._bins(slices.levels[rows.cell]).astype(np.int32)
-        alike = ReferenceRows(rows.cell, rows.cluster, rows.hour, bins)
+        alike = replace(rows, bins=bins)
         found = scatter_of(watch.indicators, alike, slices.membership()[watch.streams, :])
         watch.shift.grow(found.own, found.rest, shares)
         watch.everyone.grow(found.own.take(slice(1)), Shares(shares.hits[:1], shares.rows[:1]))

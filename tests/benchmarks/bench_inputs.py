@@ -22,7 +22,7 @@ import argparse
 import importlib
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -155,6 +155,8 @@ class World:
 
 
 SIGNALS: Final = np.repeat(np.arange(N_FEATURES), LEVELS.size + 1)
+OUTSIDE: Final = np.array([[LEVELS.size, 0, LEVELS.size - 1]])  # of one feature
+OUTSIDE_OF_ALL: Final = np.concatenate([OUTSIDE + s * (LEVELS.size + 1) for s in range(N_FEATURES)])
 ORDERS: Final = np.array([0] + [1] * N_SLICES)
 PROMISED: Final = float(Budget(1.0).hazard("inputs", ORDERS, WEEK_SECONDS, WATCHING).sum())
 
@@ -168,19 +170,23 @@ class Found:
     n_moved: int
     delays_of_large: list[float]  # of those of slices with 30 rows an hour or more
     n_moved_of_large: int
+    n_everywhere: int = 0  # alarms of everyone's inputs, which are false but where they moved
 
 
 def ours(world: World, weeks: int) -> Found:
     """Our fleets: hourly looks, at the inputs' part of one false alert a week."""
     fleet, everywhere, season = _learnt(world)
-    n_false = 0
+    n_false = n_everywhere = 0
     first: dict[tuple[int, int], float] = {}
     for hour, shares in enumerate(world.shares(range(WEEK, WEEK * (1 + weeks)))):
         hazard = Budget(1.0).hazard("inputs", ORDERS, 3600.0, WATCHING)
         spend = np.full(len(everywhere), hazard[0])
         hazard[0] = 0.0
         usual = season[hour % HOURS_A_DAY]
-        n_false += len(everywhere.update(_complements(shares), spend, season=usual))
+        told = everywhere.update(_complements(shares), spend, season=usual).streams
+        assert told is not None
+        n_true = int((world.moved.sum(axis=0)[told] == N_SLICES).sum()) if hour >= ONSET else 0
+        n_everywhere, n_false = n_everywhere + n_true, n_false + told.size - n_true
         found = fleet.update(shares, hazard, season=usual)
         assert found.streams is not None
         for slice_, stream in zip(found.slices.tolist(), found.streams.tolist(), strict=True):
@@ -188,9 +194,10 @@ def ours(world: World, weeks: int) -> Found:
                 first.setdefault((slice_ - 1, stream), float(hour + 1 - ONSET))
             else:
                 n_false += 1
-        if world.shift is not None and len(found):
+        if world.shift is not None:
             fleet.hold(found.slices, found.streams)
-    return _found(world, n_false, first)
+            everywhere.hold(told)
+    return replace(_found(world, n_false, first), n_everywhere=n_everywhere)
 
 
 def _found(world: World, n_false: float, first: dict[tuple[int, int], float]) -> Found:
@@ -217,11 +224,14 @@ def _learnt(world: World) -> tuple[InputShift, InputsEverywhere, Floats]:
         part = np.flatnonzero(s == SIGNALS)
         of_signal = Shares(*(of[:, :, part].reshape(-1, part.size) for of in (hits, rows)))
         usual = season[np.arange(WEEK) % HOURS_A_DAY][:, part]
-        *both, n_units = dispersion_of_shares(slices, units, np.arange(WEEK), of_signal, n, usual)
+        *both, n_units = dispersion_of_shares(
+            slices, units, np.arange(WEEK), of_signal, n, usual, OUTSIDE
+        )
         found.append([two_components(of, typical, n_units, WEEK, raised=raised) for of in both])
     own, rest = (Dispersion(*np.stack(of, axis=-1)) for of in zip(*found, strict=True))
     total = Shares(hits.sum(axis=1), rows.sum(axis=1))
-    fleet, everywhere = InputShift(SIGNALS), InputsEverywhere(SIGNALS)
+    fleet = InputShift(SIGNALS, outside=OUTSIDE_OF_ALL)
+    everywhere = InputsEverywhere(SIGNALS, outside=OUTSIDE_OF_ALL)
     fleet.grow(own, rest, total)
     parts = _complements(total)
     everywhere.grow(own.repeated(len(parts.rows)), parts)

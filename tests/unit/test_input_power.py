@@ -10,7 +10,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.benchmarks.bench_inputs import PROMISED, SHIFTS, WEATHERS, Shift, World, ours
+from tests.benchmarks.bench_inputs import (
+    PROMISED,
+    SHIFTS,
+    WEATHERS,
+    Shift,
+    World,
+    ours,
+)
 
 N_MOVED = 200
 A_THIRD, A_HALF, WIDER, ONE = SHIFTS
@@ -45,3 +52,13 @@ def test_quiet_weeks_cost_no_more_than_was_promised(weather: str) -> None:
     weeks = 3
     assert 0.75 < weeks * PROMISED < 0.85
     assert ours(World(5, None, WEATHERS[weather]), weeks).n_false < 4
+
+
+def test_what_moves_by_as_much_for_everyone_is_found_everywhere_and_in_no_slice() -> None:
+    """Each stream of one feature moves by 0.3 sd, wherever its cuts lie; it is told once."""
+    world = World(3, A_THIRD)
+    world.moved[:] = np.arange(world.moved.shape[1]) == 0
+    found = ours(world, 1)
+    assert found.delays == []
+    assert found.n_everywhere == 1
+    assert found.n_false == 0

@@ -11,9 +11,12 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
 from service.engine.state_bytes import from_bytes, to_bytes
+from service.ingest.events import hash_ids
+from service.monitor.indicators import Indicators
+from service.monitor.input_watch import REFERENCE_ROWS, ReferenceRows, scatter_of
 from service.monitor.inputs import Inputs
 from service.monitor.signals import Signal
-from tests.rows import a_batch, a_prediction
+from tests.rows import HOUR, SECOND, START, a_batch, a_prediction
 
 SIGNALS = (
     Signal("snr_db", "numeric", cuts=(0.0, 10.0)),
@@ -120,3 +123,65 @@ def test_too_few_rows_on_either_side_say_nothing() -> None:
     add(inputs, [({"codec": "pcm"}, 0)] * 29)
     assert inputs.shifts(EVERYONE, FIRST) == [None]
     assert Inputs(()).shifts(EVERYONE, FIRST) == [None]
+
+
+def many_rows(n: int) -> ReferenceRows:
+    """Rows a second apart over some hours, every other one in a session of some minutes."""
+    rng = np.random.default_rng(3)
+    time = START + np.arange(n) * SECOND
+    session = hash_ids([f"s{i // 400}" for i in range(n)])
+    cluster = np.where(np.arange(n) % 2 == 0, session, np.uint64(0))
+    bins = rng.integers(0, 4, (2, n)).astype(np.int32)
+    return ReferenceRows.of(np.zeros(n, np.intp), cluster, time, bins)
+
+
+def test_of_a_long_reference_whole_sessions_and_minutes_are_kept_from_all_of_its_hours() -> None:
+    n = 5 * REFERENCE_ROWS
+    rows = many_rows(n)
+    kept = ReferenceRows.none(2).join(rows)
+    assert kept.halvings == 3  # a quarter of them would still be too many
+    assert REFERENCE_ROWS / 4 < len(kept) <= REFERENCE_ROWS
+    assert set(kept.hour.tolist()) == set(rows.hour.tolist())
+    for column in ("cluster", "drawn"):
+        of_all, of_kept = getattr(rows, column), getattr(kept, column)
+        named = of_kept[of_kept != 0]
+        assert np.isin(of_all, named).sum() == named.size  # whole ones
+
+
+@pytest.mark.parametrize("size", [777, 50_000])
+def test_which_rows_of_a_reference_are_kept_does_not_depend_on_where_requests_are_cut(
+    size: int,
+) -> None:
+    rows = many_rows(3 * REFERENCE_ROWS)
+    whole, cut = ReferenceRows.none(2).join(rows), ReferenceRows.none(2)
+    for at in range(0, len(rows), size):
+        part = slice(at, at + size)
+        more = ReferenceRows(
+            rows.cell[part],
+            rows.cluster[part],
+            rows.hour[part],
+            rows.drawn[part],
+            rows.bins[:, part],
+        )
+        cut = cut.join(more)
+    for left, right in zip(whole.save(), cut.save(), strict=True):
+        assert np.array_equal(left, right)
+
+
+def test_how_far_hours_scatter_is_told_by_a_part_of_their_rows_as_by_all_of_them() -> None:
+    """A share of one half that moves from hour to hour with a correlation of 0.01."""
+    rng = np.random.default_rng(4)
+    n_hours, n = 60, 120_000
+    hour = np.arange(n) * n_hours // n
+    share = rng.beta(0.5 * 99, 0.5 * 99, (2, n_hours))
+    cell = rng.integers(0, 2, n)
+    bins = (rng.random(n) < share[cell, hour]).astype(np.int32)[None]
+    time = START + np.arange(n) * (n_hours * HOUR // n)
+    rows = ReferenceRows.of(cell, np.zeros(n, np.uint64), time, bins)
+    membership = csr_array(np.array([[1.0, 1.0], [1.0, 0.0], [0.0, 1.0]]))
+    indicators = Indicators((Signal("codec", "categorical", values=("opus",)),))
+    of_all = scatter_of(indicators, rows, membership).own
+    of_part = scatter_of(indicators, ReferenceRows.none(1).join(rows), membership).own
+    at_all_rows = np.full((3, 1), 1_000.0)
+    assert of_all.at(at_all_rows)[1] > 8
+    assert of_part.at(at_all_rows)[1:] == pytest.approx(of_all.at(at_all_rows)[1:], rel=0.3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from scipy.special import ndtr
 from scipy.stats import betabinom
 
 from detectors import (
@@ -20,7 +21,7 @@ from detectors.contract import Floats
 from detectors.input_shift import TOLERANCE
 from detectors.reference import MARGIN, raise_for_few_units
 from detectors.scatter import DAYS_TO_KNOW
-from detectors.shares import ODDS, WAIT, Learnt
+from detectors.shares import ODDS, WAIT, Due, Learnt
 
 N_SLICES, N_HOURS = 60, 400
 SIZES = np.geomspace(5, 2_000, N_SLICES)  # rows an hour
@@ -177,3 +178,36 @@ def test_of_nothing_known_each_row_is_learnt_with_the_next() -> None:
     for _ in range(2):
         learnt.add(slice(0, 1), tick, learns)
     assert learnt.known(slice(0, 1))[:, 0, 0].tolist() == [1.0, 2.0]
+
+
+def test_rows_outside_of_two_cuts_are_expected_as_the_cuts_are_wherever_everyone_moves_them() -> (
+    None
+):
+    """Three slices a deviation apart; everyone's mean moves from hour to hour by 0.2 of it."""
+    rng = np.random.default_rng(2)
+    n_hours, n = 300, 2_000
+    mean = np.array([-1.0, 0.0, 1.0])[:, None] + rng.normal(0.0, 0.2, n_hours)
+    above = [rng.binomial(n, ndtr(mean - cut)) for cut in (-1.5, 1.5)]
+    # a row of a normal variable is above both cuts or the first alone: below is what is left
+    first, last = np.maximum(*above), np.minimum(*above)
+    hits = np.stack([first, last, n - first + last], axis=-1).astype(np.float64)
+    hits = np.concatenate([hits.sum(axis=0)[None], hits]).reshape(-1, 3)
+    rows = np.repeat(np.array([3.0 * n, n, n, n]), n_hours)[:, None] * np.ones(3)
+    slices, units = np.repeat(np.arange(4), n_hours), np.tile(np.arange(n_hours), 4)
+    outside = np.array([[2, 0, 1]])
+    found = [
+        dispersion_of_shares(slices, units, np.arange(n_hours), Shares(hits, rows), 4, None, *of)
+        for of in ((), (outside,))
+    ]
+    (own, rest, _), (own_tied, rest_tied, _) = found
+    assert_allclose(own_tied, own)  # without anyone else it is the same
+    aside = np.array([1, 3])  # outside of the cuts more come to one of them, and fewer to the other
+    assert (rest[aside] > 10.0).all()
+    assert (rest_tied[aside] < 1.5).all()
+
+    due = Due(
+        np.array([[0.8, 0.1, 0.0]]), np.array([[0.9, 0.15, 0.0]]), np.array([[1.0, 3.0, 2.0]])
+    )
+    tied = due.tied(outside)
+    assert_allclose([tied.lower[0, 2], tied.upper[0, 2]], [1 - 0.9 + 0.1, 1 - 0.8 + 0.15])
+    assert tied.spread.tolist() == [[1.0, 3.0, 3.0]]
