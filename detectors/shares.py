@@ -224,8 +224,9 @@ class Due:
             return self
         which, first, last = outside.T
         lower, upper = self.lower.copy(), self.upper.copy()
-        lower[..., which] = np.maximum(1.0 - self.upper[..., first] + self.lower[..., last], 0.0)
-        upper[..., which] = np.minimum(1.0 - self.lower[..., first] + self.upper[..., last], 1.0)
+        # each cut is moved by itself, so that they may cross by a little
+        lower[..., which] = np.clip(1.0 - self.upper[..., first] + self.lower[..., last], 0.0, 1.0)
+        upper[..., which] = np.clip(1.0 - self.lower[..., first] + self.upper[..., last], 0.0, 1.0)
         spread = np.array(np.broadcast_to(self.spread, lower.shape))
         spread[..., which] = np.max(spread[..., outside], axis=-1)  # known no better than the cuts
         return Due(lower, upper, spread)

@@ -21,7 +21,7 @@ from detectors.contract import Floats
 from detectors.input_shift import TOLERANCE
 from detectors.reference import MARGIN, raise_for_few_units
 from detectors.scatter import DAYS_TO_KNOW
-from detectors.shares import ODDS, WAIT, Due, Learnt
+from detectors.shares import ODDS, WAIT, Due, Learnt, gather
 
 N_SLICES, N_HOURS = 60, 400
 SIZES = np.geomspace(5, 2_000, N_SLICES)  # rows an hour
@@ -211,3 +211,15 @@ def test_rows_outside_of_two_cuts_are_expected_as_the_cuts_are_wherever_everyone
     tied = due.tied(outside)
     assert_allclose([tied.lower[0, 2], tied.upper[0, 2]], [1 - 0.9 + 0.1, 1 - 0.8 + 0.15])
     assert tied.spread.tolist() == [[1.0, 3.0, 3.0]]
+
+
+def test_cuts_that_cross_expect_all_rows_outside_and_no_more() -> None:
+    """A season moves each cut by itself; nearly all of a slice may lie outside of them."""
+    shares = np.array([[0.50, 0.52, 0.9]])
+    crossed = Due(shares, shares, np.ones((1, 3)))
+    tied = crossed.tied(np.array([[2, 0, 1]]))
+    assert tied.lower[0, 2] == tied.upper[0, 2] == 1.0
+    evidence, rows = np.zeros((6, 1, 3)), np.full((1, 3), 100.0)
+    ones = np.ones((1, 3))
+    gather(evidence, Shares(0.5 * rows, rows), tied, ones, TOLERANCE, 1e-6 * ones)
+    assert np.isfinite(evidence).all()
