@@ -32,10 +32,8 @@ SLICE_WEEKS: Final = 30_000  # about three seconds of one core; more slices see 
 FEWEST_WEEKS: Final = 1  # but of each round so many
 TICKS_A_WEEK: Final = 168  # of six hours they raise half as many alarms of large slices
 FEWEST_BLOCKS: Final = 12  # to draw from
-PARTS_OF_AN_HOUR: Final = 6  # into which few hours are cut, so that two are enough
 NEIGHBOURS: Final = 10  # on either side at least, whose losses a session's may be like,
 ALIKE: Final = 1.25  # and all of a size within this ratio: a size's scatter is not another's
-FEW_HOURS_TRUST: Final = 0.5  # of the budget: how hours differ is not in sixths of a few
 UNIT_BUDGET: Final = Budget(1.0)
 TYPICAL_FACTOR: Final = 3.0  # by which hazards turn out to be raised, and the slices' part, about
 SEED: Final = 0  # the same reference always gives the same calibration
@@ -49,8 +47,7 @@ def learn_watch(reference: Labelled, slices: Slices, config: MonitorConfig) -> W
         calibration = calibrate(reference, slices, config.alerts_a_week)
     if calibration is None:
         return Watch.fit(reference, slices, config.tolerance, budget)
-    stretch = stretches(reference)
-    watch = Watch.fit(reference, slices, config.tolerance, budget, False, stretch=stretch)
+    watch = Watch.fit(reference, slices, config.tolerance, budget, is_proven=False)
     watch.calibration = calibration
     return watch
 
@@ -63,9 +60,8 @@ def calibrate(
     They are run at about the hazards that `alerts_a_week` comes to, once raised: a suspicious slice
     does not learn, and the more is spent, the sooner it is one.
     """
-    stretch = stretches(reference)
-    watch = Watch.fit(reference, slices, 0.0, UNIT_BUDGET, False, stretch=stretch)
-    sessions = Sessions.of(reference, watch.scale, stretch)
+    watch = Watch.fit(reference, slices, 0.0, UNIT_BUDGET, is_proven=False)
+    sessions = Sessions.of(reference, watch.scale)
     if sessions.n_blocks < FEWEST_BLOCKS:
         return None
     hours = int(reference.hour.max() - reference.hour.min()) + 1
@@ -98,20 +94,7 @@ def calibrate(
             learnt.disparity.restore(start)
             own, rest = peaks_of(learnt.disparity, observed, expected, hazard)
             peaks.append((own[1:], rest[1:]))
-    trust = 1.0 if stretch is reference.hour else FEW_HOURS_TRUST
-    return Calibration.of_peaks(peaks, run_at * trust)
-
-
-def stretches(reference: Labelled) -> Ints:
-    """What may be drawn anew, shape (n_rows,): hours; of few hours the sixths, row by row."""
-    hours, hour, counts = np.unique(reference.hour, return_inverse=True, return_counts=True)
-    if hours.size >= FEWEST_BLOCKS:
-        return reference.hour
-    order = np.argsort(hour, kind="stable")
-    place = np.empty(order.size, np.int64)
-    place[order] = np.arange(order.size) - np.repeat(np.cumsum(counts) - counts, counts)
-    stretch: Ints = hour * PARTS_OF_AN_HOUR + place * PARTS_OF_AN_HOUR // counts[hour]
-    return stretch
+    return Calibration.of_peaks(peaks, run_at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,19 +103,19 @@ class Sessions:
 
     session: Indices
     cell: Indices
-    block: Indices  # the stretch in which the session began
+    block: Indices  # the hour in which the session began
     exposure: Floats  # weighted
     loss: Floats  # weighted, capped
     n_blocks: int
 
     @classmethod
-    def of(cls, rows: Labelled, scale: float, stretch: Ints) -> Sessions:
+    def of(cls, rows: Labelled, scale: float) -> Sessions:
         """The sessions of rows whose weights are to be multiplied by `scale`."""
-        name = np.where(rows.cluster != 0, rows.cluster, stretch.astype(np.uint64))
+        name = np.where(rows.cluster != 0, rows.cluster, rows.hour.astype(np.uint64))
         _, session = np.unique(name, return_inverse=True)
-        began: Ints = np.full(int(session.max()) + 1, int(stretch.max()))
-        np.minimum.at(began, session, stretch)
-        starts, block = np.unique(began, return_inverse=True)
+        began: Ints = np.full(int(session.max()) + 1, int(rows.hour.max()))
+        np.minimum.at(began, session, rows.hour)
+        hours, block = np.unique(began, return_inverse=True)
         n_cells = int(rows.cell.max()) + 1
         keys, pair = np.unique(session * n_cells + rows.cell, return_inverse=True)
         weight = rows.evidence_weight * scale
@@ -142,7 +125,7 @@ class Sessions:
             block=block[keys // n_cells],
             exposure=np.bincount(pair, weight * rows.exposure).astype(np.float64),
             loss=np.bincount(pair, weight * rows.capped).astype(np.float64),
-            n_blocks=starts.size,
+            n_blocks=hours.size,
         )
 
     def take(self, blocks: Indices) -> Sessions:

@@ -148,16 +148,13 @@ class Watch:
         budget: Budget,
         is_proven: bool = True,
         least: tuple[Floats, Floats] | None = None,
-        stretch: Ints | None = None,
     ) -> Watch:
         """Learn from the reference's labelled rows what is due, and how far it scatters.
 
         Dispersions of a proven watch are raised, for what two moments and few units don't tell;
         null weeks tell a calibrated one. `least` is what independent rows have, where the
-        reference's are summed and don't say, and `stretch` what rows without a cluster are
-        independent between, by default their hour.
+        reference's are summed and don't say.
         """
-        stretch = reference.hour if stretch is None else stretch
         scale = 1.0 / float(reference.evidence_weight.mean())
         reference = replace(reference, evidence_weight=reference.evidence_weight * scale)
         membership = slices.membership()
@@ -165,11 +162,11 @@ class Watch:
         capped, exposure = summary.sums[:, CAPPED], summary.sums[:, JUDGED]
         rough = _compound(reference)
         rates = fit_cell_rates(slices.levels, capped, exposure, rough)
-        units = _units(reference, rates.predict(slices.levels), membership, stretch)
+        units = _units(reference, rates.predict(slices.levels), membership)
         own, n_units = dispersion_own(units, len(slices))
         rates = fit_cell_rates(slices.levels, capped, exposure, max(rough, float(own[ROOT])))
         expected = rates.predict(slices.levels)
-        units = _units(reference, expected, membership, stretch)
+        units = _units(reference, expected, membership)
         total_units = float(units.unit_observed.size)
         own, n_units = dispersion_own(units, len(slices))
         share = dispersion_share(units, len(slices))
@@ -548,13 +545,15 @@ def _row_rates(reference: Labelled, rates: Floats, membership: csr_array) -> Flo
     return mean
 
 
-def _units(reference: Labelled, rates: Floats, membership: csr_array, stretch: Ints) -> Units:
-    """The reference by independent unit: its cluster, and for rows without one their stretch."""
-    unit_name = np.where(reference.cluster != 0, reference.cluster, stretch.astype(np.uint64))
+def _units(reference: Labelled, rates: Floats, membership: csr_array) -> Units:
+    """The reference by independent unit: its cluster, and for rows without one its hour."""
+    unit_name = np.where(
+        reference.cluster != 0, reference.cluster, reference.hour.astype(np.uint64)
+    )
     _, first, unit = np.unique(unit_name, return_index=True, return_inverse=True)
     observed = reference.evidence_weight * reference.capped
     expected = reference.evidence_weight * reference.exposure * rates[reference.cell]
-    _, period = np.unique(stretch[first], return_inverse=True)
+    _, period = np.unique(reference.hour[first], return_inverse=True)
 
     slices_of_cell = membership.T.tocsr()
     counts = np.diff(slices_of_cell.indptr)[reference.cell]

@@ -15,7 +15,7 @@ from detectors.calibration import FACTORS, peaks_of
 from detectors.multiplicity import WEEK_SECONDS
 from service.ingest.events import Floats
 from service.monitor.config import MonitorConfig
-from service.monitor.null_weeks import Scatter, Sessions, calibrate, learn_watch, stretches
+from service.monitor.null_weeks import Scatter, Sessions, calibrate, learn_watch
 from service.monitor.slices import Slices
 from service.monitor.watch import WATCHING, Labelled, Watch
 
@@ -108,7 +108,7 @@ def test_rare_levels_are_extrapolated_and_never_past_their_bounds() -> None:
     assert Calibration(np.zeros(0), np.zeros(0), 20.0).factor(1.0) == FACTORS[1]
 
 
-@pytest.mark.parametrize(("session", "hours"), [(1, HOURS), (8, HOURS), (1, 6)])
+@pytest.mark.parametrize(("session", "hours"), [(1, HOURS), (8, HOURS), (1, 13)])
 @pytest.mark.parametrize("alerts_a_week", [1.0, 10.0])
 def test_null_weeks_raise_at_most_what_was_promised_and_a_third_at_least(
     session: int, hours: int, alerts_a_week: float
@@ -151,24 +151,11 @@ def test_the_same_reference_gives_the_same_calibration() -> None:
     assert restored.factor(3.0) == first.factor(3.0)
 
 
-def test_a_reference_within_one_hour_is_left_to_the_proven_hazards() -> None:
+def test_a_reference_of_few_hours_is_left_to_the_proven_hazards() -> None:
     rng = np.random.default_rng(6)
-    slices, one_hour = catalogue(), labelled(rng, rates(rng), hours=1)
-    assert calibrate(one_hour, slices) is None
-    assert learn_watch(one_hour, slices, MonitorConfig()).mode == "proven"
-
-
-def test_few_hours_are_cut_into_sixths_in_the_order_of_their_rows() -> None:
-    rng = np.random.default_rng(10)
-    rows = labelled(rng, rates(rng), hours=2)
-    parts = stretches(rows)
-    for hour in (0, 1):
-        of_hour = parts[rows.hour == hour]
-        assert (np.diff(of_hour) >= 0).all()
-        n_rows = np.unique_counts(of_hour).counts
-        assert n_rows.size == 6 and np.ptp(n_rows) <= 1
-    many = labelled(rng, rates(rng), hours=12)
-    np.testing.assert_array_equal(stretches(many), many.hour)
+    slices, few_hours = catalogue(), labelled(rng, rates(rng), hours=8)
+    assert calibrate(few_hours, slices) is None
+    assert learn_watch(few_hours, slices, MonitorConfig()).mode == "proven"
 
 
 def test_proven_hazards_stay_what_they_are_told_to_be() -> None:
@@ -187,7 +174,7 @@ def test_drawn_losses_scatter_as_the_references_do_and_favour_no_cell() -> None:
     reference = labelled(rng, error_rates, session=8)
     unlucky = reference.cell == 7
     reference = replace(reference, capped=np.where(unlucky, 0.0, reference.capped))
-    sessions = Sessions.of(reference, 1.0, reference.hour)
+    sessions = Sessions.of(reference, 1.0)
     truth = np.full(N_VALUES + 1, 0.1)
     scatter = Scatter.of(sessions, truth)
     drawn = [scatter.draw(rng, sessions, truth) for _ in range(20)]
@@ -221,7 +208,7 @@ def test_a_large_slice_scatters_in_drawn_weeks_as_its_own_hours_do() -> None:
     """Few others are of its size, and one of a tenth of it scatters ten times as far for it."""
     rng = np.random.default_rng(11)
     reference = labelled(rng, np.full(N_VALUES, 0.05))
-    sessions, truth = Sessions.of(reference, 1.0, reference.hour), np.full(N_VALUES + 1, 0.05)
+    sessions, truth = Sessions.of(reference, 1.0), np.full(N_VALUES + 1, 0.05)
     scatter = Scatter.of(sessions, truth)
     largest = sessions.cell == 1
     due = (sessions.exposure * 0.05)[largest]
