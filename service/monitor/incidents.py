@@ -288,9 +288,12 @@ def _next_look(monitor: Monitor, onset: int) -> int:
 
 
 def _have_parted(incident: Incident, strength: Strength) -> bool:
-    """Whether the onset that was told and the present one exclude each other."""
+    """Whether the onset that was told and the present one exclude each other.
+
+    What was told of had begun by then: a later window that speaks louder is not its beginning.
+    """
     (low, high), (now_low, now_high) = incident.onset_interval, strength.onset_interval
-    return now_low >= high or low >= now_high
+    return strength.onset < incident.until * HOUR and (now_low >= high or low >= now_high)
 
 
 def _restored(columns: list[Any]) -> Incident:

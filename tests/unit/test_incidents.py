@@ -122,6 +122,18 @@ def test_an_incident_that_gets_worse_is_told_so() -> None:
     assert worse[0].alert.effect.after > before
 
 
+def test_what_was_told_of_began_before_it_was_told_however_long_it_lasts() -> None:
+    # Bad for a month and worse in the second half, of which alone hours are kept to replay.
+    mild = Stream(12_000, bad={"floor": "3"}, bad_rate=0.3, onset=0.1, apart=240 * SECOND)
+    severe, rows = replace(mild, bad_rate=0.6).rows(), mild.rows()
+    worse = rows.time >= START + 18 * DAY
+    both = [rows.take(np.flatnonzero(~worse)), severe.take(np.flatnonzero(worse))]
+    transitions = of(fold_in(a_fold(), by_time(EventBatch.concatenate(both))))
+    assert any(t.at > START + 18 * DAY for t in transitions)
+    for t in transitions:
+        assert t.alert.onset <= t.alert.detected_at, t.reason
+
+
 def test_a_floor_whose_worst_part_spoke_first_leads_once_it_is_worse_beyond_that_part() -> None:
     mild = Stream(9_000, bad={"floor": "3"}, bad_rate=0.2, onset=0.2)
     part = {"floor": "3", "device": "phone"}
