@@ -61,6 +61,9 @@ class Silence:
         self._since_look: Floats = np.zeros(0)  # rows, by cell
         self._first_hour: Ints = np.empty(0, np.int64)  # in which each stream had a row
         self._seen: Floats = np.zeros((0, 2))  # rows of each, and everybody's since its first
+        # Rows of looks in which nobody else sent, so nothing was due: they count with the next
+        # in which something is. Without them a slice of a sparse model would always owe.
+        self._early: Floats = np.zeros(0)
 
     def add(self, batch: EventBatch, rows: Indices, cells: Indices, in_reference: bool) -> None:
         """Count predictions."""
@@ -90,7 +93,9 @@ class Silence:
             findings.append(_is_back(monitor, names[self.streams[place]], stopped, look.at))
         spend = hazard(monitor, len(self.streams), look.seconds)
         judged = self._judged(hour)
-        for place, meter in self.held.crossed(rows, due, judged, spend, look.at, span):
+        sent = rows + self._early
+        self._early = np.where(due > 0, 0.0, sent)
+        for place, meter in self.held.crossed(sent, due, judged, spend, look.at, span):
             told = self._seen[place, 0] >= monitor.config.publish_min_rows
             if told and not self._is_explained(monitor.slices, place):
                 findings.append(self._has_gone(monitor, place, meter, look.at))
@@ -106,7 +111,7 @@ class Silence:
         streams = np.flatnonzero(np.isin(self.streams, places))
         self.held.renew(streams, self.looked_at)
         self.sent.renew(streams)
-        self._first_hour[streams], self._seen[streams] = -1, 0.0
+        self._first_hour[streams], self._seen[streams], self._early[streams] = -1, 0.0, 0.0
 
     def _grow(self, slices: Slices) -> None:
         new = np.setdiff1d(np.flatnonzero(slices.orders() <= 1), self.streams).tolist()
@@ -116,6 +121,7 @@ class Silence:
         self.sent.grow(len(self.streams))
         self._first_hour = np.concatenate([self._first_hour, np.full(n, -1, np.int64)])
         self._seen = np.concatenate([self._seen, np.zeros((n, 2))])
+        self._early = np.concatenate([self._early, np.zeros(n)])
 
     def _due(self, hour: int, rows: Floats, span: float) -> Floats:
         """Rows that each stream owes to a look in which the others sent so many."""
@@ -233,6 +239,7 @@ class Silence:
             "since_look": used(self._since_look),
             "first_hour": self._first_hour.copy(),
             "seen": self._seen.copy(),
+            "early": self._early.copy(),
             "numbers": [int(self.is_live), self.looked_at],
         }
 
@@ -245,6 +252,7 @@ class Silence:
         self._since_look = np.array(state["since_look"])
         self._first_hour = np.array(state["first_hour"])
         self._seen = np.array(state["seen"])
+        self._early = np.array(state["early"])
         is_live, self.looked_at = state["numbers"]
         self.is_live = bool(is_live)
 

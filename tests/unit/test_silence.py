@@ -94,6 +94,22 @@ def test_where_everyone_sends_nobody_is_missed(seed: int) -> None:
     assert [t for t in transitions if t.alert.kind == "silence"] == []
 
 
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_where_a_row_an_hour_comes_nobody_is_missed_either(seed: int) -> None:
+    """A third of a year of them: in an hour whose only row is a slice's own it owes nothing."""
+    rows = Stream(3_000, seed=seed, apart=HOUR, delay=DAY).rows()
+    assert [kind for _, kind, _ in gist(fold_in(a_fold(), rows)) if kind == "silence"] == []
+
+
+def test_of_three_rows_an_hour_a_slice_that_stops_is_missed() -> None:
+    rows = Stream(3_000, apart=HOUR // 3, delay=DAY).rows()
+    stop = START + 20 * DAY
+    told = fold_in(a_fold(), without(rows, of_floor_3(rows) & (rows.time >= stop)))
+    silent = [t for t in told if t.alert.kind.value == "silence"]
+    assert [(t.type, t.alert.slice) for t in silent] == [("alert.firing", FLOOR_3)]
+    assert stop < silent[0].at
+
+
 def test_a_slice_that_closes_by_night_is_not_missed_at_night() -> None:
     night = (ROWS.time // HOUR % 24) >= 18
     assert fold_in(a_fold(), without(ROWS, of_floor_3(ROWS) & night)) == []
