@@ -91,10 +91,11 @@ bench-labels: $(SYNCED) ## how soon bad slices are found with the label plan; FU
 bench-slices: $(SYNCED) ## how often the slices that got worse are named, and those alone; FULL=1 writes the page
 	$(BIN)/python -m tests.benchmarks.bench_slices $(if $(FULL),--full)
 
-# Evidently does not import beside the pandas of uv.lock, so it runs in an environment of its own.
-bench-inputs: $(SYNCED) ## input shift beside Evidently's tests and NannyML's rule; FULL=1 writes detectors/INPUTS.md
-	@uv=$$(command -v uv || echo $(BIN)/uv); PYTHONPATH=. $$uv run --quiet --no-project --python 3.11 \
-	    --with evidently==0.7.23 --with 'pandas<3' --with scipy --with river \
+# Evidently and NannyML do not import beside the pandas of uv.lock: they run in an environment of their own.
+bench-inputs: $(SYNCED) ## input shift beside Evidently and NannyML; FULL=1 writes detectors/INPUTS.md
+	@uv=$$(command -v uv || echo $(BIN)/uv); PYTHONPATH=. NML_DISABLE_USAGE_LOGGING=1 \
+	    $$uv run --quiet --no-project --python 3.11 \
+	    --with evidently==0.7.23 --with nannyml==0.13.1 --with statsmodels --with 'pandas<3' --with scipy --with river \
 	    python -W ignore -m tests.benchmarks.bench_inputs $(if $(FULL),--full)
 
 bench-embeddings: $(SYNCED) ## how soon embeddings that moved are found, beside MMD; FULL=1 writes detectors/EMBEDDINGS.md

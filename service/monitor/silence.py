@@ -94,7 +94,7 @@ class Silence:
         spend = hazard(monitor, len(self.streams), look.seconds)
         judged = self._judged(hour)
         sent = rows + self._early
-        self._early = np.where(due > 0, 0.0, sent)
+        self._early = np.where(judged & (rows == rows[ROOT]), sent, 0.0)
         for place, meter in self.held.crossed(sent, due, judged, spend, look.at, span):
             told = self._seen[place, 0] >= monitor.config.publish_min_rows
             if told and not self._is_explained(monitor.slices, place):
