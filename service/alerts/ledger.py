@@ -174,11 +174,14 @@ class Ledger:
         A detector outside the budget takes nothing back of what one inside it has said.
         """
         outside = finding.evidence.mode == OUTSIDE_BUDGET != known.evidence.mode
+        at = finding.detected_at
         stated = replace(
             known,
             severity=finding.severity,
             onset=finding.onset,
             onset_interval=finding.onset_interval,
+            # who was left behind, and got worse later, was found out twice
+            detected_at=known.detected_at if finding.onset <= known.detected_at else at,
             effect=finding.effect,
             evidence=finding.evidence,
             summary=finding.summary or known.summary,
@@ -189,7 +192,7 @@ class Ledger:
             return []
         revised = replace(stated, revision=known.revision + 1)
         notify = _was_told(known)
-        return [self._now(type_, finding.detected_at, _why(finding), revised, notify=notify)]
+        return [self._now(type_, at, _why(finding), revised, notify=notify)]
 
     def _lead(self, stated: Alert, finding: Finding) -> list[Transition]:
         """Make an alert the head of what explained it, and of other heads that are part of it."""

@@ -84,7 +84,10 @@ def test_one_that_was_left_behind_and_is_worse_now_is_told_under_the_same_alert(
     assert second.alert.effect.because == "degraded"
     assert second.alert.severity is Severity.WARNING
     assert second.alert.revision == first.alert.revision + 1
+    assert second.alert.detected_at == first.alert.detected_at
     assert ledger.apply([degraded]) == []
+    (third,) = ledger.apply([replace(found(FLOOR, hour=9), onset=START + 7 * HOUR)])
+    assert third.alert.detected_at == START + 9 * HOUR  # not before it began
 
 
 def test_kinds_tenants_and_models_are_told_apart() -> None:
