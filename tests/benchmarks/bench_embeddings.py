@@ -241,7 +241,7 @@ def page(full: bool) -> Iterator[str]:
     title, rest = (__doc__ or "").split("\n\n", 1)
     yield f"# Embeddings, measured\n\n{title}"
     yield rest.split("\n\n    make")[0]
-    yield table(*((200, 100) if full else (20, 5))).markdown()
+    yield table(*((100, 40) if full else (20, 5))).markdown()
     done = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
     )
