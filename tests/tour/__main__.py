@@ -23,7 +23,7 @@ from tests.server import Server, ended
 
 HERE: Final = Path(__file__).parent
 MODEL: Final = "transcribe-medical"
-MAX_BYTES: Final = 300_000
+MAX_BYTES: Final = 350_000
 WIDE: Final = {"width": 1120, "height": 900}
 PHONE: Final = {"width": 390, "height": 844}
 
