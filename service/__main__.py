@@ -87,6 +87,9 @@ def serve(
     # Asked to end while it still loads and replays, it ends: nothing was acknowledged yet.
     for signal_ in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signal_, lambda *_: sys.exit(0))
+    from service.heap import hold_less
+
+    hold_less()
     from service.app import serve as run
 
     with _problems_told():
