@@ -148,15 +148,18 @@ class SqlStateStore:
         )
 
     def _store_snapshot(self, connection: Connection, snapshot: Snapshot) -> None:
-        changing = {
-            "version": SNAPSHOT_VERSION,
-            "crc32": zlib.crc32(snapshot.body, snapshot.offset & 0xFFFFFFFF),
-            "body": snapshot.body,
-        }
+        insert = insert_into(connection, snapshots).values(
+            offset=snapshot.offset,
+            version=SNAPSHOT_VERSION,
+            crc32=zlib.crc32(snapshot.body, snapshot.offset & 0xFFFFFFFF),
+            body=snapshot.body,
+        )
+        new = insert.excluded  # the values themselves would be sent twice
         connection.execute(
-            insert_into(connection, snapshots)
-            .values(offset=snapshot.offset, **changing)
-            .on_conflict_do_update(index_elements=["offset"], set_=changing)
+            insert.on_conflict_do_update(
+                index_elements=["offset"],
+                set_={"version": new.version, "crc32": new.crc32, "body": new.body},
+            )
         )
         kept = (
             select(snapshots.c.offset).order_by(snapshots.c.offset.desc()).limit(SNAPSHOTS_KEPT)
