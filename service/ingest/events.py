@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import Final
 
 import numpy as np
@@ -51,8 +52,8 @@ class Categories:
     @classmethod
     def of(cls, column: Sequence[str | None]) -> Categories:
         """Code a column in order of first appearance."""
-        places: defaultdict[str | None, int] = defaultdict(None, {None: 0})
-        places.default_factory = places.__len__  # a value not seen before has the next place
+        # A value not seen before has the next place.
+        places: defaultdict[str | None, int] = defaultdict(count(1).__next__, {None: 0})
         codes = np.fromiter(map(places.__getitem__, column), np.int32, len(column))
         _, *values = places
         return cls(codes - np.int32(1), values)  # type: ignore[arg-type]

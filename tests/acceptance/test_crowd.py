@@ -25,7 +25,7 @@ pytestmark = pytest.mark.fault
 ROWS_A_REQUEST: Final = 5_000
 MAX_SERIES: Final = 50
 GROWTH_MB: Final = 50
-FULL_GROWTH_MB: Final = 200  # an id is remembered for its horizon, so that it counts once
+HORIZON: Final = "15m"  # for which an id is remembered, so that it counts once
 
 
 def key_of(server: Server, tenant: str) -> dict[str, str]:
@@ -88,7 +88,12 @@ def test_a_crowd_of_one_tenant_is_bounded_and_costs_others_nothing(
     ]
     sent = server.client.post(f"{server.url}/v1/events", content=ndjson(base), headers=other)
     assert sent.json()["accepted"] == 3_000
-    config = {"dimensions": ["floor"], "loss": "zero_one", "reference": {"rows": 2_000}}
+    config = {
+        "dimensions": ["floor"],
+        "loss": "zero_one",
+        "reference": {"rows": 2_000},
+        "label_horizon": HORIZON,
+    }
     stated = server.client.put(
         f"{server.url}/v1/models/of-{kind}",
         json=config,
@@ -131,7 +136,7 @@ def test_a_crowd_of_one_tenant_is_bounded_and_costs_others_nothing(
     if kind == "models":
         assert refused > 0.9 * n_rows
     assert standing(server, other) == others_before
-    assert growth <= (FULL_GROWTH_MB if is_full else GROWTH_MB)
+    assert growth <= GROWTH_MB
 
 
 # One tenant at ten times its quota

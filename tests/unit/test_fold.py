@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import json
 import os
 import subprocess
 import sys
@@ -20,6 +22,8 @@ from service.engine.fold import Fold, Receipt
 from service.engine.ports import BATCH, TICK, Entry
 from service.errors import Damaged
 from service.ingest.events import LABEL, PREDICTION, Bools, Categories, EventBatch, Rejected
+from service.ingest.frame import to_frame
+from service.ingest.json_rows import decode_json
 from service.monitor.findings import State
 from service.monitor.history import HOUR as HISTORY_HOUR
 from tests.rows import (
@@ -399,3 +403,38 @@ def test_an_unknown_codec_names_the_entry_and_not_its_content() -> None:
     with pytest.raises(Damaged, match="entry 7 has the unknown codec"):
         Fold().apply(Entry("acme", "secret/9", b"content", LATER, offset=7))
     assert BATCH == "batch/1"
+
+
+def test_nothing_of_a_request_waits_for_the_collector() -> None:
+    """The service asks it to come seldom: rows in a cycle would stay for a thousand requests."""
+    fold = Fold()
+    fold.apply(a_configuration(SHORT))
+    rows = [
+        {
+            "id": f"r{i}",
+            "model": "m",
+            "time": (START + i * SECOND) // 1_000_000,
+            "attributes": {"floor": f"value {i}"},
+            "features": {"codec": f"c{i % 7}", "x": float(i % 9)},
+            "output": f"text {i}",
+            "truth": f"text {i}",
+        }
+        for i in range(2_000)
+    ]
+
+    def send(first: int) -> None:
+        batch, refused = decode_json(json.dumps(rows[first : first + 500]).encode(), LATER, 1_000)
+        assert not refused
+        entry = Entry("acme", BATCH, to_frame(batch), LATER, None, (), first + 10)
+        assert fold.apply(entry).receipt == Receipt(500, 0, 0)
+
+    send(0)
+    gc.collect()
+    gc.disable()
+    try:
+        for first in (500, 1_000, 1_500):
+            send(first)
+        found = gc.collect()
+    finally:
+        gc.enable()
+    assert found == 0
