@@ -269,7 +269,7 @@ def matched(effort: Effort, all_curves: list[Curve]) -> Table:
 
 FREQUENT: Final = (0.2, 0.3, 0.5)  # error rates at which errors are no rare events
 FREQUENT_RATIOS: Final = (1.25, 1.5)
-DIVISORS: Final = ("1", "1.25 (1 - p)", "1 - p")
+DIVISORS: Final = ("1", "1 - p")
 
 
 def frequent(effort: Effort) -> Table:
@@ -280,7 +280,7 @@ def frequent(effort: Effort) -> Table:
         drawn = generator(22, round(100 * p)).binomial(REFERENCE, p, effort.streams)
         seen = drawn.astype(np.float64)
         learned = learned_rates(seen, REFERENCE)
-        for name, divisor in zip(DIVISORS, (1.0, 1.25 * (1 - p), 1 - p), strict=True):
+        for name, divisor in zip(DIVISORS, (1.0, 1 - p), strict=True):
             cells = []
             for ratio in (1.0, *FREQUENT_RATIOS):
                 fleet = ErrorRate()
@@ -304,9 +304,8 @@ def frequent(effort: Effort) -> Table:
             *(f"×{r}" for r in FREQUENT_RATIOS),
         ),
         rows,
-        "Over 1 a Poisson count is presumed. The service divides by 1.25 (1 - p), the margin "
-        "included, where rows are independent and their losses in [0, 1]; 1 - p is the least "
-        "that keeps the promise.",
+        "Over 1 a Poisson count is presumed. The service divides by 1 - p, the least that keeps "
+        "the promise, where rows are independent and their losses in [0, 1].",
     )
 
 
