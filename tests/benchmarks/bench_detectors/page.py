@@ -25,7 +25,7 @@ class Effort:
     peer_streams: int  # for each of river's
     null_streams: int  # without a change, for a run length; fewer once `ENOUGH_ALARMS` have come
     curve_streams: int  # for each setting of a dial, ours and river's
-    curve_null_streams: int  # without a change, for what is fast
+    curve_null_streams: int  # without a change, for ours and ADWIN
     slow_peer_streams: int  # for KSWIN, which is a thousand times slower; 0 leaves it out
     events_a_tick: int  # in which ours is fed single streams
     null_batches: int  # of a slice against the rest
@@ -97,8 +97,8 @@ FULL: Final = Effort(
     streams=500,
     peer_streams=300,
     null_streams=4_000,
-    curve_streams=1_000,
-    curve_null_streams=8_000,
+    curve_streams=500,
+    curve_null_streams=6_000,
     slow_peer_streams=5,
     events_a_tick=2,
     null_batches=10_000,
@@ -106,9 +106,9 @@ FULL: Final = Effort(
     pairs=200,
     worlds=10,
     traffic=1.0,
-    weeks=40,
-    peer_weeks=5,
-    calibrated_weeks=8,
+    weeks=20,
+    peer_weeks=3,
+    calibrated_weeks=4,
     world_weeks=7,
     world_traffic=0.5,
     label_streams=300,

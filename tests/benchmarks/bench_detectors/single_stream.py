@@ -191,9 +191,7 @@ def curves(effort: Effort, p: float) -> list[Curve]:
     n, most = effort.curve_streams, effort.curve_null_streams
     answer = [Curve("ours", p, tuple(of_ours("learned", p, effort, n, most)))]
     for name, peers in CURVES.items():
-        points = tuple(
-            of_peer(peer, p, n, most if peer.is_compiled else effort.null_streams) for peer in peers
-        )
+        points = tuple(of_peer(peer, p, n, most if peer.is_compiled else n) for peer in peers)
         answer.append(Curve(name, p, points))
     return answer
 
@@ -248,7 +246,7 @@ def matched(effort: Effort, all_curves: list[Curve]) -> Table:
         f"{BEFORE:,} events before the change, on the same {effort.curve_streams:,} streams. Run "
         f"lengths are of streams without a change, over the same {HORIZON:,} events after the same "
         f"{BEFORE:,}: of up to {effort.curve_null_streams:,} streams for ours and ADWIN, "
-        f"{effort.null_streams:,} for PageHinkley, or of those in which the first "
+        f"{effort.curve_streams:,} for PageHinkley, or of those in which the first "
         f"{ENOUGH_ALARMS} false alarms came.",
         ("peer", "error rate", "run length", *(f"×{r:g}" for r in RATIOS)),
         rows,
