@@ -18,6 +18,9 @@ Indices = npt.NDArray[np.intp]
 
 RATIOS: Final = np.array([1.25, 1.5, 2.0, 3.0, 5.0])
 RATIOS_OVERDISPERSED: Final = np.array([1.25, 1.5, 1.8, 2.3, 3.0])  # where counts come in clumps
+# The hazard's part of each: ratios from 1.4 to 2.5 are found 1 to 5 % sooner than by equal parts,
+# greater ones, which are found soon, as much later.
+WEIGHTS: Final = np.array([1.0, 2.0, 2.0, 1.0, 1.0]) / 7.0
 OVERDISPERSED_FROM: Final = 1.5
 
 _BLOCK: Final = 2048  # slices whose evidence is computed at once
@@ -206,7 +209,9 @@ def _beyond_stirling(a: Floats) -> Floats:
     return beyond
 
 
-def accumulate(evidence: Floats, log_e: Floats, hazard: Floats) -> Floats:
+def accumulate(
+    evidence: Floats, log_e: Floats, hazard: Floats, weights: Floats | None = None
+) -> Floats:
     """One step of the Shiryaev-Roberts e-detector with a hazard budget.
 
     Parameters
@@ -216,12 +221,14 @@ def accumulate(evidence: Floats, log_e: Floats, hazard: Floats) -> Floats:
     log_e : float64, shape (n_slices, K)
     hazard : float64, shape (n_slices,)
         False alarms that may be spent on each slice in this batch.
+    weights : float64, shape (K,), optional
+        The part of the hazard that each alternative has; they sum to 1. By default equal parts.
 
     Returns
     -------
     float64, shape (n_slices, K)
-        `(evidence + hazard / K) * e`. An alarm is due where a row sums to 1 or more; if its row is
-        then set to 0, the expected number of false alarms is at most the sum of the hazards,
+        `(evidence + hazard * weights) * e`. An alarm is due where a row sums to 1 or more; if its
+        row is then set to 0, the expected number of false alarms is at most the sum of the hazards,
         whatever the dependence between slices and whenever one looks.
 
     Notes
@@ -234,10 +241,12 @@ def accumulate(evidence: Floats, log_e: Floats, hazard: Floats) -> Floats:
     --------
     >>> accumulate(np.zeros((1, 2)), np.log([[2.0, 3.0]]), np.array([0.2]))
     array([[0.2, 0.3]])
+    >>> accumulate(np.zeros((1, 2)), np.log([[2.0, 3.0]]), np.array([0.2]), np.array([0.9, 0.1]))
+    array([[0.36, 0.06]])
     """
-    n_alternatives = evidence.shape[1]
+    parts = 1.0 / evidence.shape[1] if weights is None else weights[:, None]
     grown = np.exp(log_e.T)
-    grown *= evidence.T + hazard / n_alternatives
+    grown *= evidence.T + hazard * parts
     np.minimum(grown, EVIDENCE_MAX, out=grown)
     return grown.T
 

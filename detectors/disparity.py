@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from detectors.confidence import accumulate, blocks, gathered, log_e_share, ratios_for
+from detectors.confidence import WEIGHTS, accumulate, blocks, gathered, log_e_share, ratios_for
 from detectors.contract import Detections, Floats, State
 from detectors.error_rate import PRIOR, QUARANTINE, ErrorRate
 from detectors.summary import Outcomes
@@ -208,7 +208,7 @@ class Disparity:
         log_e = log_e_share(
             x, self.tolerance * e, y, rest, shape, rate, self.ratios.take(active, axis=0)
         )
-        evidence = accumulate(self.evidence.take(active, axis=0), log_e, hazard[active])
+        evidence = accumulate(self.evidence.take(active, axis=0), log_e, hazard[active], WEIGHTS)
         self.evidence[active] = evidence
         learns = gathered(evidence) < QUARANTINE
         self.shape[active] += np.where(learns, x * rest / (e + rest), 0.0)

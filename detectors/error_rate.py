@@ -12,7 +12,14 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from detectors.confidence import accumulate, blocks, gathered, log_e_own_reference, ratios_for
+from detectors.confidence import (
+    WEIGHTS,
+    accumulate,
+    blocks,
+    gathered,
+    log_e_own_reference,
+    ratios_for,
+)
 from detectors.contract import Detections, Floats, ShapeError, State
 from detectors.reference import MAIN_EFFECT_PRIOR
 from detectors.summary import Outcomes
@@ -123,7 +130,7 @@ class ErrorRate:
             self.rate[active],
             self.ratios.take(active, axis=0),
         )
-        evidence = accumulate(self.evidence.take(active, axis=0), log_e, hazard[active])
+        evidence = accumulate(self.evidence.take(active, axis=0), log_e, hazard[active], WEIGHTS)
         self.evidence[active] = evidence
         learns = gathered(evidence) < QUARANTINE
         self.shape[active] += np.where(learns, x, 0.0)

@@ -24,6 +24,7 @@ MAIN_EFFECT_PRIOR: Final = 5.0  # effective errors that hold a value's effect at
 CELL_PRIOR: Final = 20.0  # effective errors that hold a cell at what its dimensions say
 _ROUNDS: Final = 25
 MARGIN: Final = 1.25  # two moments are matched, not the tail: measured dispersion is raised by this
+EXCESS_MARGIN: Final = 2.0  # at most: what independent rows scatter needs no margin, only the rest
 _FEW_UNITS: Final = 200  # below so many units the estimate is raised to its upper limit
 _HIGHEST_RATE: Final = 0.9  # a higher one is not believed to scatter less than this one
 _BORROW: Final = 20.0  # units that outweigh half of the borrowing from the pool
@@ -280,8 +281,9 @@ def shrink_dispersion(
     dispersion: Floats,
     n_units: Floats,
     total_units: float,
-    margin: float = MARGIN,
+    with_margin: bool = True,
     least: Floats | float = 1.0,
+    compound: float = 1.0,
 ) -> Floats:
     """Each slice's dispersion, up to half its own and the rest the pool's, with margin.
 
@@ -291,17 +293,20 @@ def shrink_dispersion(
         Row 0 is the whole model and takes no part in the pool.
     total_units : float
         Independent units of the reference; few of them raise the pool.
-    margin : float
-        What the measured dispersion is raised by.
+    with_margin : bool
+        Whether the mixture is raised by `margin_on`.
     least : float64, shape (n_slices,)
-        What independent rows have. Slices are pooled by how far they exceed it.
+        What independent rows that weigh alike have.
+    compound : float
+        By how much further independent rows scatter for weighing unevenly. Slices are pooled by how
+        far they exceed both.
 
     Returns
     -------
     float64, shape (n_slices,)
-        What counts are to be divided by; `least` at least.
+        What counts are to be divided by; `least` times `compound` at least.
     """
-    dispersion = dispersion / least
+    dispersion = dispersion / (least * compound)
     own = dispersion[1:]
     weight = np.where(np.isnan(own), 0.0, n_units[1:])
     known = weight.sum()
@@ -309,4 +314,42 @@ def shrink_dispersion(
     pool *= raise_for_few_units(total_units)
     trust = 0.5 * n_units / (n_units + _BORROW)
     mixed = np.where(np.isnan(dispersion), pool, trust * dispersion + (1 - trust) * pool)
-    return least * np.maximum(1.0, margin * mixed)
+    exceeding = compound * np.maximum(1.0, mixed)
+    return least * (margin_on(exceeding) if with_margin else exceeding)
+
+
+def margin_on(dispersion: Floats) -> Floats:
+    """Dispersion raised for what two moments don't tell: the tail of clumped counts.
+
+    Parameters
+    ----------
+    dispersion : float64, shape (n,)
+        How many times further than independent rows counts scatter.
+
+    Returns
+    -------
+    float64, shape (n,)
+
+    Notes
+    -----
+    The e-value of independent losses in [0, 1] has a mean of at most 1 as it is: there nothing is
+    to be guarded. What exceeds 1 is raised by half, and where that is more, the whole by a quarter;
+    of Beta-binomial sessions of 2 to 400 rows either keeps the mean at 1.
+
+    Examples
+    --------
+    >>> margin_on(np.array([1.0, 1.2, 2.0, 4.0]))
+    array([1. , 1.4, 2.5, 5. ])
+    """
+    return np.minimum(MARGIN * dispersion, 1.0 + EXCESS_MARGIN * (dispersion - 1.0))
+
+
+def without_margin(raised: Floats) -> Floats:
+    """What `margin_on` raised to this.
+
+    Examples
+    --------
+    >>> without_margin(margin_on(np.array([1.0, 1.2, 2.0, 4.0])))
+    array([1. , 1.2, 2. , 4. ])
+    """
+    return np.maximum(raised / MARGIN, 1.0 + (raised - 1.0) / EXCESS_MARGIN)

@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from detectors.confidence import accumulate, log_e_share
+from detectors.confidence import WEIGHTS, accumulate, log_e_share
 from detectors.contract import Detections, Floats, State
 from detectors.disparity import Disparity
 from detectors.error_rate import QUARANTINE
@@ -139,7 +139,7 @@ class Rollout(Disparity):
         active = np.flatnonzero((new.expected > 0) & (old.expected > 0) & ~self.open)
         self.due[active, 1] += new.expected[active]
         log_e = beside(new, old, active, self.own.dispersion[active], self.ratios[active])
-        self.beside[active] = accumulate(self.beside[active], log_e, hazard[active])
+        self.beside[active] = accumulate(self.beside[active], log_e, hazard[active], WEIGHTS)
 
     def save(self) -> State:
         """The state as arrays."""

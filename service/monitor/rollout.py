@@ -15,7 +15,7 @@ import numpy.typing as npt
 from msgspec.structs import replace
 
 from detectors import Detections, Outcomes
-from detectors.confidence import RATIOS, accumulate
+from detectors.confidence import RATIOS, WEIGHTS, accumulate
 from detectors.rollout import Rollout, beside, bounded
 from detectors.summary import CAPPED, EXPOSURE, JUDGED, LABELS, LOSS, ROWS
 from service.ingest.events import Floats
@@ -141,7 +141,7 @@ class RolloutWatch:
         dispersion = np.full(rows.size, watch.everyone_dispersion)
         log_e = beside(new, old, rows, dispersion, inverse)
         spend = np.full(rows.size, float(hazard.sum()))
-        self.improvement[rows] = accumulate(self.improvement[rows], log_e, spend)
+        self.improvement[rows] = accumulate(self.improvement[rows], log_e, spend, WEIGHTS)
         if self.fleet.is_beside[ROOT]:
             return bool(self.improvement.sum(axis=1).min() >= 1.0)
         return watch.everyone_improved

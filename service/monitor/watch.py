@@ -27,7 +27,7 @@ from detectors import (
     dispersion_share,
     fit_cell_rates,
 )
-from detectors.confidence import TYPICAL_RATE, log_e_own_reference, log_e_share
+from detectors.confidence import TYPICAL_RATE, WEIGHTS, log_e_own_reference, log_e_share
 from detectors.disparity import ratio_of, rest_of
 from detectors.error_rate import QUARANTINE
 from detectors.multiplicity import WEEK_SECONDS
@@ -36,6 +36,7 @@ from detectors.reference import (
     least_dispersion,
     raise_for_few_units,
     shrink_dispersion,
+    without_margin,
 )
 from detectors.summary import CAPPED, EXPOSURE, JUDGED, JUDGED_TWICE, LOSS
 from service.ingest.events import Floats, Hashes, Ints
@@ -172,10 +173,10 @@ class Watch:
         share = dispersion_share(units, len(slices))
         if least is None:
             least = least_dispersion(_row_rates(reference, expected, membership))
-        own_least, share_least = (rough * part for part in least)
-        margin, units_told = (MARGIN, total_units) if is_proven else (1.0, np.inf)
-        own_shrunk = shrink_dispersion(own, n_units, units_told, margin, own_least)
-        share_shrunk = shrink_dispersion(share, n_units, units_told, margin, share_least)
+        own_least, share_least = least
+        units_told = total_units if is_proven else np.inf
+        own_shrunk = shrink_dispersion(own, n_units, units_told, is_proven, own_least, rough)
+        share_shrunk = shrink_dispersion(share, n_units, units_told, is_proven, share_least, rough)
 
         watch = cls(rates, tolerance, budget)
         watch.scale, watch.least = scale, least
@@ -185,13 +186,18 @@ class Watch:
         counts = np.append(n_units, 0.0)
         of_new = [
             shrink_dispersion(
-                np.append(measured, np.nan), counts, units_told, margin, np.append(floor, rough)
+                np.append(measured, np.nan),
+                counts,
+                units_told,
+                is_proven,
+                np.append(of_slices, 1.0),
+                rough,
             )[-1]
-            for measured, floor in ((own, own_least), (share, share_least))
+            for measured, of_slices in ((own, own_least), (share, share_least))
         ]
         watch.new_dispersion = (float(of_new[0]), float(of_new[1]))
         watch.everyone_dispersion = max(  # hours of a day differ: calibrated or not, with margin
-            float(shrink_dispersion(own, n_units, total_units, least=own_least)[ROOT]),
+            float(shrink_dispersion(own, n_units, total_units, True, own_least, rough)[ROOT]),
             _hourly_dispersion(reference, expected),
         )
         watch.season.dispersion = watch.everyone_dispersion
@@ -328,8 +334,9 @@ class Watch:
         scatter = np.full(n_slices, self.new_dispersion[0])
         scatter[: len(self.disparity)] = self.disparity.own.dispersion
         scatter[ROOT] = max(scatter[ROOT], self.everyone_dispersion)
-        margin = MARGIN if self.calibration is None else 1.0
-        return scatter / margin / self.scale
+        if self.calibration is None:
+            scatter = without_margin(scatter)
+        return scatter / self.scale
 
     def divisors(self, n_slices: int) -> Floats:
         """What the counts of each slice are divided by, those that are not watched yet included."""
@@ -511,7 +518,7 @@ def _due(membership: csr_array, sums: Floats, rates: Floats) -> tuple[Floats, Fl
 
 def _mixed(log_e: Floats) -> float:
     """log of the mean of e over its alternatives."""
-    return float(logsumexp(log_e)) - float(np.log(log_e.size))
+    return float(logsumexp(log_e, b=WEIGHTS))
 
 
 def heavier(sums: Floats) -> Floats:

@@ -16,8 +16,10 @@ from detectors.confidence import (
     OVERDISPERSED_FROM,
     RATIOS,
     RATIOS_OVERDISPERSED,
+    WEIGHTS,
     accumulate,
     combined_interval,
+    gathered,
     log_e_own_reference,
     log_e_share,
     losses_to_detect,
@@ -117,6 +119,14 @@ def test_clustered_errors_keep_to_one_with_their_dispersion_and_margin_and_not_w
     assert (mean(1.25 * dispersion) <= 1.0).all()
     assert mean(dispersion)[-1] > 1.05  # two moments are not the tail: hence the margin
     assert mean(1.0)[2] > 3.0  # and without the dispersion nothing holds
+
+
+def test_alternatives_share_the_hazard_and_spend_no_more_than_it() -> None:
+    hazard = np.array([0.1, 1e-6])
+    certain = np.zeros((2, RATIOS.size))  # e-values of 1 leave what was spent
+    spent = accumulate(np.zeros((2, RATIOS.size)), certain, hazard, WEIGHTS)
+    assert_allclose(gathered(spent), hazard)
+    assert_allclose(spent[0], 0.1 * WEIGHTS)
 
 
 def test_ratios_are_smaller_where_counts_come_in_clumps() -> None:

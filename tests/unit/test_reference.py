@@ -6,15 +6,17 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from numpy.testing import assert_allclose
-from scipy.stats import binom, chi2
+from scipy.stats import betabinom, binom, chi2
 
 from detectors import CellRates, Units, dispersion_own, dispersion_share, fit_cell_rates
-from detectors.confidence import RATIOS, log_e_own_reference, log_e_share
+from detectors.confidence import RATIOS, log_e_own_reference, log_e_share, ratios_for
 from detectors.reference import (
     MARGIN,
     least_dispersion,
+    margin_on,
     raise_for_few_units,
     shrink_dispersion,
+    without_margin,
 )
 from tests.streams import clusters
 
@@ -258,13 +260,53 @@ def test_degenerate_references_give_finite_divisors_of_at_least_one(reference: U
 # --- margin and borrowing
 
 
+@pytest.mark.parametrize("rows", [2, 8, 50, 400])
+@pytest.mark.parametrize("excess", [0.0, 0.05, 0.1, 0.2, 0.35, 0.5, 1.0, 1.9])
+@pytest.mark.parametrize("p", [0.01, 0.05, 0.2])
+def test_the_margin_keeps_the_mean_of_clumped_errors_at_one(
+    rows: int, excess: float, p: float
+) -> None:
+    # Exact, of one Beta-binomial session; sessions are independent, so of any number of them.
+    if excess > 0.9 * (rows - 1) or (p < 0.05 and excess > 1.0):
+        pytest.skip("not a correlation, or more than a quarter guards")
+    measured = 1.0 + excess
+    assert _mean_of_session(rows, measured, p, float(margin_on(np.array([measured]))[0])) <= 1.0
+
+
+def test_without_a_margin_clumped_errors_exceed_one_and_independent_ones_do_not() -> None:
+    assert _mean_of_session(50, 1.2, 0.05, 1.2) > 1.0
+    assert _mean_of_session(50, 1.0, 0.05, 1.0) <= 1.0
+
+
+def _mean_of_session(rows: int, measured: float, p: float, divisor: float) -> float:
+    """The greatest mean of e over the alternatives, both dispersions over independent rows'."""
+    x, correlation = np.arange(rows + 1.0), (measured - 1.0) / (rows - 1)
+    if correlation:
+        concentration = (1 - correlation) / correlation
+        likely = betabinom.pmf(x, rows, p * concentration, (1 - p) * concentration)
+    else:
+        likely = binom.pmf(x, rows, p)
+    scale = divisor * (1 - p)
+    ratios = ratios_for(np.array([scale]))[0][:, None]
+    log_e = x / scale * np.log(ratios) - (ratios - 1) * rows * p / scale
+    return float((np.exp(log_e) @ likely).max())
+
+
+def test_a_margin_taken_off_again_leaves_what_was_measured() -> None:
+    measured = np.linspace(1.0, 9.0, 50)
+    assert_allclose(without_margin(margin_on(measured)), measured)
+    assert (margin_on(measured) >= measured).all()
+
+
 def test_a_slice_with_many_units_is_half_its_own_and_one_with_none_is_the_pools() -> None:
     many = 1e9
     dispersion = np.array([9.0, 2.0, 6.0, np.nan])
     n_units = np.array([2 * many, many, many, 0.0])
     pool = 4.0  # of the slices, by their units; the whole model takes no part in it
-    divisors = shrink_dispersion(dispersion, n_units, total_units=many)
-    assert_allclose(divisors / MARGIN, [(9 + pool) / 2, (2 + pool) / 2, (6 + pool) / 2, pool])
+    mixed = np.array([(9 + pool) / 2, (2 + pool) / 2, (6 + pool) / 2, pool])
+    divisors = shrink_dispersion(dispersion, n_units, many, with_margin=False)
+    assert_allclose(divisors, mixed)
+    assert_allclose(shrink_dispersion(dispersion, n_units, many), MARGIN * mixed)
 
 
 def test_a_divisor_is_never_below_one() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detectors import ErrorRate, Outcomes, fit_cell_rates
-from detectors.reference import MARGIN
+from detectors.reference import margin_on
 from detectors.streams import label_delays
 from tests.benchmarks.bench_detectors.page import Effort, Floats, Table, delays, generator, rate
 
@@ -144,7 +144,7 @@ def _sampled(
         weights = weights * scale
         lost = share * CHANCES * p
         compound = (lost * weights**2).sum() / (lost * weights).sum()
-        dispersion = np.full(n, MARGIN * compound)
+        dispersion = np.full(n, float(margin_on(np.array([compound]))[0]))
     fleet = ErrorRate()
     fleet.grow(dispersion, seen.sum(axis=1), rates @ sizes)
     hazard = np.full(n, EVENTS_A_TICK / PROMISED)

@@ -24,6 +24,8 @@ class Effort:
     streams: int  # single streams for each detector of ours
     peer_streams: int  # for each of river's
     null_streams: int  # without a change, for a run length; fewer once `ENOUGH_ALARMS` have come
+    curve_streams: int  # for each setting of a dial, ours and river's
+    curve_null_streams: int  # without a change, for ours and ADWIN
     slow_peer_streams: int  # for KSWIN, which is a thousand times slower; 0 leaves it out
     events_a_tick: int  # in which ours is fed single streams
     null_batches: int  # of a slice against the rest
@@ -47,6 +49,8 @@ TINY: Final = Effort(
     streams=6,
     peer_streams=1,
     null_streams=2,
+    curve_streams=2,
+    curve_null_streams=2,
     slow_peer_streams=0,
     events_a_tick=50,
     null_batches=20,
@@ -69,6 +73,8 @@ QUICK: Final = Effort(
     streams=200,
     peer_streams=12,
     null_streams=200,
+    curve_streams=100,
+    curve_null_streams=400,
     slow_peer_streams=0,
     events_a_tick=10,
     null_batches=1_500,
@@ -91,6 +97,8 @@ FULL: Final = Effort(
     streams=500,
     peer_streams=300,
     null_streams=4_000,
+    curve_streams=500,
+    curve_null_streams=6_000,
     slow_peer_streams=5,
     events_a_tick=2,
     null_batches=10_000,
@@ -98,9 +106,9 @@ FULL: Final = Effort(
     pairs=200,
     worlds=10,
     traffic=1.0,
-    weeks=50,
-    peer_weeks=5,
-    calibrated_weeks=3,
+    weeks=12,
+    peer_weeks=2,
+    calibrated_weeks=2,
     world_weeks=7,
     world_traffic=0.5,
     label_streams=300,

@@ -22,13 +22,15 @@ class Peer:
     make: Callable[[], Any]
     takes_right: bool = False  # is fed 1 for a right answer, not for an error
     two_sided: bool = False  # falls are told by the mean, and not counted
+    is_compiled: bool = False  # and so fast enough for long run lengths
     is_slow: bool = False
 
 
 def adwin(delta: float = 0.002) -> Peer:
     """ADWIN at a confidence."""
     make: Callable[..., Any] = drift.ADWIN
-    return Peer(f"river ADWIN, delta {delta:g}", partial(make, delta=delta), two_sided=True)
+    name = f"river ADWIN, delta {delta:g}"
+    return Peer(name, partial(make, delta=delta), two_sided=True, is_compiled=True)
 
 
 def page_hinkley(threshold: float = 50.0) -> Peer:

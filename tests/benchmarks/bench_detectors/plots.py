@@ -83,7 +83,7 @@ def week(path: Path, scores: Sequence[Score]) -> None:
     """Recall against false alerts a week, a panel a world in which slices went bad."""
     worlds = list(dict.fromkeys(s.world for s in scores if not np.isnan(s.recall)))
     methods = list(dict.fromkeys(s.method for s in scores))
-    markers = dict(zip(methods, "sD^v<oPXd", strict=False))
+    markers = dict(zip(methods, "sD^v<oPXd*p", strict=False))
     n_columns = min(3, len(worlds))
     n_rows = -(-len(worlds) // n_columns)
     figure = Figure(figsize=(5 * n_columns, 3.8 * n_rows), layout="constrained")

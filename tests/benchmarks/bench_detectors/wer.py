@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detectors import ErrorRate, Outcomes, Units, dispersion_own
-from detectors.reference import MARGIN, raise_for_few_units
+from detectors.reference import MARGIN, margin_on, raise_for_few_units
 from detectors.streams import Utterances, utterances
 from tests.benchmarks.bench_detectors.page import Effort, Floats, Table, delays, generator, rate
 
@@ -104,7 +104,7 @@ def _learn(speech: Utterances, cap: Floats, unit: int) -> tuple[Floats, Floats]:
         unit_expected=expected.ravel(),
     )
     dispersion, _ = dispersion_own(units, n)
-    return rates, np.maximum(1.0, MARGIN * dispersion * raise_for_few_units(n_units))
+    return rates, margin_on(np.maximum(1.0, dispersion * raise_for_few_units(n_units)))
 
 
 def _by_unit(counts: npt.NDArray[np.float64] | npt.NDArray[np.int64], unit: int) -> Floats:
