@@ -333,9 +333,9 @@ def margin_on(dispersion: Floats) -> Floats:
     Notes
     -----
     The e-value of independent losses in [0, 1] has a mean of at most 1 as it is: there nothing is
-    to be guarded. What exceeds 1 is doubled, or the whole raised by a quarter where that is less: of
-    Beta-binomial sessions of 2 to 400 rows that keeps the mean at 1, but for errors as rare as 1 %
-    that scatter more than twice as far.
+    to be guarded. What exceeds 1 is doubled, or the whole raised by a quarter where that is less:
+    of Beta-binomial sessions of 2 to 400 rows that keeps the mean at 1, but for errors as rare as
+    1 % that scatter more than twice as far.
 
     Examples
     --------
