@@ -1,10 +1,11 @@
 """Null weeks: what a model's detectors would do if weeks like its reference went on for ever.
 
-Who came is drawn from the reference: whole hours, with every session that began in them. What each
-session lost is what another of like size lost, at rates that the reference leaves possible: the
-scatter is the reference's own, and no slice's luck in it is taken for what it is like. Each round
-of weeks has a drawn reference of its own to learn from, so what is learnt errs against what is
-watched as far as the real one may.
+Who came is drawn from the reference: whole hours, with every session that began in them; from a
+short one whose rows all name a session, twelfths of its sessions. What each session lost is what
+another of like size lost, at rates that the reference leaves possible: the scatter is the
+reference's own, and no slice's luck in it is taken for what it is like. Each round of weeks has a
+drawn reference of its own to learn from, so what is learnt errs against what is watched as far as
+the real one may.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def learn_watch(reference: Labelled, slices: Slices, config: MonitorConfig) -> W
 def calibrate(
     reference: Labelled, slices: Slices, alerts_a_week: float = 1.0
 ) -> Calibration | None:
-    """Calibrate on weeks drawn from a reference; None where it has too few hours to draw from.
+    """Calibrate on weeks drawn from a reference; None where it has too few blocks to draw from.
 
     They are run at about the hazards that `alerts_a_week` comes to, once raised: a suspicious slice
     does not learn, and the more is spent, the sooner it is one.
@@ -99,11 +100,17 @@ def calibrate(
 
 @dataclass(frozen=True, slots=True)
 class Sessions:
-    """Labelled rows summed by session and cell, shape (n,) each; sessions lie in blocks."""
+    """Labelled rows summed by session and cell, shape (n,) each; sessions lie in blocks.
+
+    A block is an hour. Of fewer hours than are needed, where all sessions are told, it is as many
+    sessions as make `FEWEST_BLOCKS` of them, as they came: what is drawn is independent by session
+    either way. Rows without one may hang together for as long as an hour, and shorter stretches of
+    them would hide it.
+    """
 
     session: Indices
     cell: Indices
-    block: Indices  # the hour in which the session began
+    block: Indices  # in which the session began
     exposure: Floats  # weighted
     loss: Floats  # weighted, capped
     n_blocks: int
@@ -112,10 +119,12 @@ class Sessions:
     def of(cls, rows: Labelled, scale: float) -> Sessions:
         """The sessions of rows whose weights are to be multiplied by `scale`."""
         name = np.where(rows.cluster != 0, rows.cluster, rows.hour.astype(np.uint64))
-        _, session = np.unique(name, return_inverse=True)
-        began: Ints = np.full(int(session.max()) + 1, int(rows.hour.max()))
+        _, first, session = np.unique(name, return_index=True, return_inverse=True)
+        began: Ints = np.full(first.size, int(rows.hour.max()))
         np.minimum.at(began, session, rows.hour)
         hours, block = np.unique(began, return_inverse=True)
+        if hours.size < FEWEST_BLOCKS <= first.size and rows.cluster.all():
+            block = np.argsort(np.argsort(first)) * FEWEST_BLOCKS // first.size
         n_cells = int(rows.cell.max()) + 1
         keys, pair = np.unique(session * n_cells + rows.cell, return_inverse=True)
         weight = rows.evidence_weight * scale
@@ -125,7 +134,7 @@ class Sessions:
             block=block[keys // n_cells],
             exposure=np.bincount(pair, weight * rows.exposure).astype(np.float64),
             loss=np.bincount(pair, weight * rows.capped).astype(np.float64),
-            n_blocks=hours.size,
+            n_blocks=int(block.max()) + 1,
         )
 
     def take(self, blocks: Indices) -> Sessions:
