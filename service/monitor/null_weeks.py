@@ -23,7 +23,7 @@ from detectors.multiplicity import WEEK_SECONDS
 from service.ingest.events import Floats, Hashes, Ints
 from service.monitor.config import MonitorConfig
 from service.monitor.slices import Slices
-from service.monitor.watch import Labelled, Watch
+from service.monitor.watch import MIN_TICK_LABELS, Labelled, Watch
 
 Indices = npt.NDArray[np.intp]
 
@@ -31,7 +31,7 @@ ROUNDS: Final = 12
 WEEKS_A_ROUND: Final = 2
 SLICE_WEEKS: Final = 30_000  # about three seconds of one core; more slices see fewer weeks,
 FEWEST_WEEKS: Final = 1  # but of each round so many
-TICKS_A_WEEK: Final = 168  # of six hours they raise half as many alarms of large slices
+TICKS_A_WEEK: Final = 168  # fewer where labels are; of six hours they raise half as many alarms
 FEWEST_BLOCKS: Final = 12  # to draw from
 NEIGHBOURS: Final = 10  # on either side at least, whose losses a session's may be like,
 ALIKE: Final = 1.25  # and all of a size within this ratio: a size's scatter is not another's
@@ -68,7 +68,9 @@ def calibrate(
     hours = int(reference.hour.max() - reference.hour.min()) + 1
     n_drawn = max(1, round(sessions.n_blocks * 168 / hours))
     n_weeks = min(WEEKS_A_ROUND, max(FEWEST_WEEKS, SLICE_WEEKS // (ROUNDS * len(slices))))
-    seconds = WEEK_SECONDS / TICKS_A_WEEK
+    n_labels = len(reference) * 168 // hours  # in a week
+    n_ticks = min(TICKS_A_WEEK, max(1, n_labels // MIN_TICK_LABELS))
+    seconds = WEEK_SECONDS / n_ticks
     spend = UNIT_BUDGET.hazard("slices", slices.orders()[1:], seconds, ("slices",))
     run_at = TYPICAL_FACTOR * alerts_a_week
     hazard = np.concatenate([[0.0], run_at * spend])
@@ -90,8 +92,9 @@ def calibrate(
         start = learnt.disparity.save()
         for _ in range(n_weeks):
             week = sessions.take(rng.integers(0, sessions.n_blocks, n_drawn))
-            observed = week.by_tick(scatter.draw(rng, week, truth) * learnt.scale, slices)
-            expected = week.by_tick(week.exposure * rates[week.cell] * learnt.scale, slices)
+            lost = scatter.draw(rng, week, truth) * learnt.scale
+            due = week.exposure * rates[week.cell] * learnt.scale
+            observed, expected = (week.by_tick(sums, n_ticks, slices) for sums in (lost, due))
             learnt.disparity.restore(start)
             own, rest = peaks_of(learnt.disparity, observed, expected, hazard)
             peaks.append((own[1:], rest[1:]))
@@ -169,10 +172,10 @@ class Sessions:
             self.cell, hour, names, ones, loss, loss, exposure, ones, versions, masks, bins
         )
 
-    def by_tick(self, values: Floats, slices: Slices) -> Floats:
-        """Sums per tick and slice, shape (TICKS_A_WEEK, n_slices): a week's blocks dealt evenly."""
-        tick = self.block * TICKS_A_WEEK // self.n_blocks
-        cells = csr_array((values, (tick, self.cell)), shape=(TICKS_A_WEEK, slices.n_cells))
+    def by_tick(self, values: Floats, n_ticks: int, slices: Slices) -> Floats:
+        """Sums per tick and slice, shape (n_ticks, n_slices): a week's blocks dealt evenly."""
+        tick = self.block * n_ticks // self.n_blocks
+        cells = csr_array((values, (tick, self.cell)), shape=(n_ticks, slices.n_cells))
         return np.ascontiguousarray((slices.membership() @ cells.T).toarray().T)
 
 

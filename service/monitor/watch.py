@@ -44,6 +44,9 @@ from service.monitor.slices import ROOT, Slices
 Indices = npt.NDArray[np.intp]
 
 LARGEST_PART: Final = 0.5  # a slice with more of the model than this *is* the model
+# Fewer labels wait for the next tick. What a slice's share f of k labels tells grows as f(1 - f);
+# seen k at a time, one part in k of it is lost, and seen one by one all of it.
+MIN_TICK_LABELS: Final = 10
 WATCHING: Final = (
     "everyone",
     "process",

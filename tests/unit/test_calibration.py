@@ -245,3 +245,14 @@ def test_clumps_scatter_further_while_everyone_is_worse_off_and_lone_rows_do_not
     twice = watch._clumped(Outcomes(due, due, np.full(len(slices), 2.0))).spread
     assert twice is not None
     assert twice[1:4] == pytest.approx([2.0, 8 / 3, 2.0])
+
+
+def test_where_labels_are_few_null_weeks_wait_for_as_many_as_the_service_does() -> None:
+    """A row that is alone in its tick has no rest to be held against, and so no such evidence."""
+    rng = np.random.default_rng(13)
+    reference = labelled(rng, rates(rng), hours=500)
+    few = reference.take(np.sort(rng.choice(len(reference), 500, replace=False)))
+    calibration = calibrate(few, catalogue())
+    assert calibration is not None
+    assert calibration.rest[:10].min() > 0
+    assert max(calibration.factors(1.0)) < FACTORS[1]
