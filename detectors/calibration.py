@@ -37,27 +37,35 @@ class Calibration:
     Notes
     -----
     Evidence is linear in the hazard but for what a suspicious slice does not learn, so one run at a
-    budget near those that are asked for tells what any of them would have done: a slice alarms in a
-    week where factor x budget x peak >= 1. Either kind of evidence alone is held to the budget:
-    what everybody shares moves the one, what the others do the other, and an alarm that needs both
-    is then left with one guard. Where neither is moved, it comes about two thirds as often.
+    budget near those that are asked for tells what any of them would have done: a slice's evidence
+    reaches 1 in a week where factor x budget x peak does.
+
+    Each kind has a factor of its own, by which it alone comes to the budget. What everybody shares
+    moves the one, what the others do the other, and an alarm that needs both is then left with one
+    guard, which holds; where neither is moved, it comes about three quarters as often. What is
+    moved in the reference itself (a season scatters everybody's counts, and no share) lowers the
+    factor of its own kind alone, and the other goes on spending what it may.
 
     Examples
     --------
     >>> peaks = 1 / np.arange(1.0, 101.0)           # the k-th highest peak is 1 / k
-    >>> calibration = Calibration(own=peaks, rest=peaks, weeks=50.0)
-    >>> round(calibration.factor(1.0), 6)           # 50 weeks: 50 alarms may be had
-    50.0
+    >>> calibration = Calibration(own=2 * peaks, rest=peaks, weeks=50.0)
+    >>> own, rest = calibration.factors(1.0)        # 50 weeks: 50 peaks of either kind may be had
+    >>> round(own, 6), round(rest, 6)
+    (25.0, 50.0)
     """
 
     own: Floats
     rest: Floats
     weeks: float
 
-    def factor(self, alerts_a_week: float) -> float:
-        """By how much hazards are multiplied that come to this budget in a week."""
+    def factors(self, alerts_a_week: float) -> tuple[float, float]:
+        """By how much hazards are multiplied that come to this budget in a week, for each kind."""
+        return self._factor(self.own, alerts_a_week), self._factor(self.rest, alerts_a_week)
+
+    def _factor(self, peaks: Floats, alerts_a_week: float) -> float:
         level = max(alerts_a_week * self.weeks, FEWEST)
-        peak = max(_at(self.own, level), _at(self.rest, level))
+        peak = _at(peaks, level)
         return float(np.clip(self.weeks / (level * peak), *FACTORS)) if peak > 0 else FACTORS[1]
 
     @classmethod

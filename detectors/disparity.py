@@ -126,7 +126,11 @@ class Disparity:
         self.left_behind = np.concatenate([self.left_behind, np.zeros(n, np.bool_)])
 
     def update(
-        self, outcomes: Outcomes, hazard: Floats, everyone_improved: bool = False
+        self,
+        outcomes: Outcomes,
+        hazard: Floats,
+        everyone_improved: bool = False,
+        hazard_rest: Floats | None = None,
     ) -> Detections:
         """Fold one tick in and report slices that got worse than before and than the rest.
 
@@ -138,6 +142,9 @@ class Disparity:
         everyone_improved : bool
             The model at large is better than it was: slices whose share grew, and against whom
             nothing else speaks, were left behind.
+        hazard_rest : float64, shape (n_slices,), optional
+            Of the evidence against the rest, where it has another than that against the own
+            reference.
 
         Returns
         -------
@@ -151,7 +158,7 @@ class Disparity:
         ShapeError
             `outcomes` has another number of slices than are watched.
         """
-        self.gather(outcomes, hazard)
+        self.gather(outcomes, hazard, hazard_rest)
         own = self.own.meter
         rest = np.maximum(self.meter, self.left_behind)  # whose share was found to have grown
         worse = (own >= 1.0) & (rest >= 1.0)
@@ -161,10 +168,10 @@ class Disparity:
         self.evidence[crossed] = 0.0
         return Detections(crossed, own[crossed], rest[crossed])
 
-    def gather(self, outcomes: Outcomes, hazard: Floats) -> None:
+    def gather(self, outcomes: Outcomes, hazard: Floats, hazard_rest: Floats | None = None) -> None:
         """Add one tick's evidence of both kinds, as `update` does, and report nothing of it."""
         self.own.gather(outcomes, hazard, self.open & ~self.left_behind)
-        self._gather_share(outcomes, hazard)
+        self._gather_share(outcomes, hazard if hazard_rest is None else hazard_rest)
 
     def renew(
         self, slices: npt.NDArray[np.intp], dispersion_own: float, dispersion_share: float

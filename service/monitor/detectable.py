@@ -41,7 +41,8 @@ def detectable(monitor: Monitor) -> Detectable:
     sums = monitor.history.cells_between(n_cells)
     due = membership @ (watch.scale * sums[:, JUDGED] * watch.rates.predict(monitor.slices.levels))
     labels = membership @ sums[:, LABELS]
-    hazard = watch.hazards(monitor.slices, monitor.clock.tick / SECOND, monitor.watching)
+    spent = watch.hazards(monitor.slices, monitor.clock.tick / SECOND, monitor.watching)
+    hazard = np.minimum(*spent)  # an alarm needs both kinds of evidence
     takes = losses_to_detect(RATIO, hazard, watch.divisors(n))
     needed = np.divide(takes * labels, due, out=unknown, where=due > 0)
     recent = monitor.history.cells_between(n_cells, since=monitor.row_clock.now - WEEK)

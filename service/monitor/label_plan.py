@@ -80,7 +80,7 @@ def suspicions(watch: Watch, slices: Slices, seconds: float) -> Floats:
     if not watch.everyone_improved:
         meter = np.minimum(meter, disparity.own.meter)
     held = np.zeros(len(slices))
-    spent = watch.hazards(slices, min(seconds, REMEMBERED_SECONDS))[:n]
+    spent = np.maximum(*watch.hazards(slices, min(seconds, REMEMBERED_SECONDS)))[:n]
     held[:n] = suspicion(meter, spent)
     held[:n][disparity.open] = 0.0
     held[ROOT] = 0.0

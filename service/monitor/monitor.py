@@ -52,7 +52,7 @@ from service.monitor.silence import LIVE, Silence
 from service.monitor.slices import Slices
 from service.monitor.stream_clock import StreamClock
 from service.monitor.versions import Numbers, Versions
-from service.monitor.watch import WATCHING, Labelled, Watch
+from service.monitor.watch import MIN_TICK_LABELS, WATCHING, Labelled, Watch
 
 SECOND: Final = 1_000_000  # microseconds
 SETTLE_EVERY: Final = 24 * HOUR
@@ -60,9 +60,6 @@ RETIRED_AFTER: Final = 14 * 24 * HOUR  # without a row
 MIN_REFERENCE_LABELS: Final = 50
 MAX_REFERENCE_LABELS: Final = 200_000
 MAX_WEIGHT: Final = 50.0  # of a label chosen with probability 0.02 or less
-# Fewer labels wait for the next tick. What a slice's share f of k labels tells grows as f(1 - f);
-# seen k at a time, one part in k of it is lost, and seen one by one all of it.
-MIN_TICK_LABELS: Final = 10
 CAP_QUANTILE: Final = 0.995  # of the reference's losses: one garbled transcript is not an epidemic
 
 

@@ -1,10 +1,11 @@
 """Null weeks: what a model's detectors would do if weeks like its reference went on for ever.
 
-Who came is drawn from the reference: whole hours, with every session that began in them. What each
-session lost is what another of like size lost, at rates that the reference leaves possible: the
-scatter is the reference's own, and no slice's luck in it is taken for what it is like. Each round
-of weeks has a drawn reference of its own to learn from, so what is learnt errs against what is
-watched as far as the real one may.
+Who came is drawn from the reference: whole hours, with every session that began in them; from a
+short one whose rows all name a session, twelfths of its sessions. What each session lost is what
+another of like size lost, at rates that the reference leaves possible: the scatter is the
+reference's own, and no slice's luck in it is taken for what it is like. Each round of weeks has a
+drawn reference of its own to learn from, so what is learnt errs against what is watched as far as
+the real one may.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from detectors.multiplicity import WEEK_SECONDS
 from service.ingest.events import Floats, Hashes, Ints
 from service.monitor.config import MonitorConfig
 from service.monitor.slices import Slices
-from service.monitor.watch import Labelled, Watch
+from service.monitor.watch import MIN_TICK_LABELS, Labelled, Watch
 
 Indices = npt.NDArray[np.intp]
 
@@ -30,7 +31,7 @@ ROUNDS: Final = 12
 WEEKS_A_ROUND: Final = 2
 SLICE_WEEKS: Final = 30_000  # about three seconds of one core; more slices see fewer weeks,
 FEWEST_WEEKS: Final = 1  # but of each round so many
-TICKS_A_WEEK: Final = 168  # of six hours they raise half as many alarms of large slices
+TICKS_A_WEEK: Final = 168  # fewer where labels are; of six hours they raise half as many alarms
 FEWEST_BLOCKS: Final = 12  # to draw from
 NEIGHBOURS: Final = 10  # on either side at least, whose losses a session's may be like,
 ALIKE: Final = 1.25  # and all of a size within this ratio: a size's scatter is not another's
@@ -55,7 +56,7 @@ def learn_watch(reference: Labelled, slices: Slices, config: MonitorConfig) -> W
 def calibrate(
     reference: Labelled, slices: Slices, alerts_a_week: float = 1.0
 ) -> Calibration | None:
-    """Calibrate on weeks drawn from a reference; None where it has too few hours to draw from.
+    """Calibrate on weeks drawn from a reference; None where it has too few blocks to draw from.
 
     They are run at about the hazards that `alerts_a_week` comes to, once raised: a suspicious slice
     does not learn, and the more is spent, the sooner it is one.
@@ -67,7 +68,9 @@ def calibrate(
     hours = int(reference.hour.max() - reference.hour.min()) + 1
     n_drawn = max(1, round(sessions.n_blocks * 168 / hours))
     n_weeks = min(WEEKS_A_ROUND, max(FEWEST_WEEKS, SLICE_WEEKS // (ROUNDS * len(slices))))
-    seconds = WEEK_SECONDS / TICKS_A_WEEK
+    n_labels = len(reference) * 168 // hours  # in a week
+    n_ticks = min(TICKS_A_WEEK, max(1, n_labels // MIN_TICK_LABELS))
+    seconds = WEEK_SECONDS / n_ticks
     spend = UNIT_BUDGET.hazard("slices", slices.orders()[1:], seconds, ("slices",))
     run_at = TYPICAL_FACTOR * alerts_a_week
     hazard = np.concatenate([[0.0], run_at * spend])
@@ -89,8 +92,9 @@ def calibrate(
         start = learnt.disparity.save()
         for _ in range(n_weeks):
             week = sessions.take(rng.integers(0, sessions.n_blocks, n_drawn))
-            observed = week.by_tick(scatter.draw(rng, week, truth) * learnt.scale, slices)
-            expected = week.by_tick(week.exposure * rates[week.cell] * learnt.scale, slices)
+            lost = scatter.draw(rng, week, truth) * learnt.scale
+            due = week.exposure * rates[week.cell] * learnt.scale
+            observed, expected = (week.by_tick(sums, n_ticks, slices) for sums in (lost, due))
             learnt.disparity.restore(start)
             own, rest = peaks_of(learnt.disparity, observed, expected, hazard)
             peaks.append((own[1:], rest[1:]))
@@ -99,11 +103,17 @@ def calibrate(
 
 @dataclass(frozen=True, slots=True)
 class Sessions:
-    """Labelled rows summed by session and cell, shape (n,) each; sessions lie in blocks."""
+    """Labelled rows summed by session and cell, shape (n,) each; sessions lie in blocks.
+
+    A block is an hour. Of fewer hours than are needed, where all sessions are told, it is as many
+    sessions as make `FEWEST_BLOCKS` of them, as they came: what is drawn is independent by session
+    either way. Rows without one may hang together for as long as an hour, and shorter stretches of
+    them would hide it.
+    """
 
     session: Indices
     cell: Indices
-    block: Indices  # the hour in which the session began
+    block: Indices  # in which the session began
     exposure: Floats  # weighted
     loss: Floats  # weighted, capped
     n_blocks: int
@@ -112,10 +122,12 @@ class Sessions:
     def of(cls, rows: Labelled, scale: float) -> Sessions:
         """The sessions of rows whose weights are to be multiplied by `scale`."""
         name = np.where(rows.cluster != 0, rows.cluster, rows.hour.astype(np.uint64))
-        _, session = np.unique(name, return_inverse=True)
-        began: Ints = np.full(int(session.max()) + 1, int(rows.hour.max()))
+        _, first, session = np.unique(name, return_index=True, return_inverse=True)
+        began: Ints = np.full(first.size, int(rows.hour.max()))
         np.minimum.at(began, session, rows.hour)
         hours, block = np.unique(began, return_inverse=True)
+        if hours.size < FEWEST_BLOCKS <= first.size and rows.cluster.all():
+            block = np.argsort(np.argsort(first)) * FEWEST_BLOCKS // first.size
         n_cells = int(rows.cell.max()) + 1
         keys, pair = np.unique(session * n_cells + rows.cell, return_inverse=True)
         weight = rows.evidence_weight * scale
@@ -125,7 +137,7 @@ class Sessions:
             block=block[keys // n_cells],
             exposure=np.bincount(pair, weight * rows.exposure).astype(np.float64),
             loss=np.bincount(pair, weight * rows.capped).astype(np.float64),
-            n_blocks=hours.size,
+            n_blocks=int(block.max()) + 1,
         )
 
     def take(self, blocks: Indices) -> Sessions:
@@ -160,10 +172,10 @@ class Sessions:
             self.cell, hour, names, ones, loss, loss, exposure, ones, versions, masks, bins
         )
 
-    def by_tick(self, values: Floats, slices: Slices) -> Floats:
-        """Sums per tick and slice, shape (TICKS_A_WEEK, n_slices): a week's blocks dealt evenly."""
-        tick = self.block * TICKS_A_WEEK // self.n_blocks
-        cells = csr_array((values, (tick, self.cell)), shape=(TICKS_A_WEEK, slices.n_cells))
+    def by_tick(self, values: Floats, n_ticks: int, slices: Slices) -> Floats:
+        """Sums per tick and slice, shape (n_ticks, n_slices): a week's blocks dealt evenly."""
+        tick = self.block * n_ticks // self.n_blocks
+        cells = csr_array((values, (tick, self.cell)), shape=(n_ticks, slices.n_cells))
         return np.ascontiguousarray((slices.membership() @ cells.T).toarray().T)
 
 

@@ -45,6 +45,9 @@ from service.monitor.slices import ROOT, Slices
 Indices = npt.NDArray[np.intp]
 
 LARGEST_PART: Final = 0.5  # a slice with more of the model than this *is* the model
+# Fewer labels wait for the next tick. What a slice's share f of k labels tells grows as f(1 - f);
+# seen k at a time, one part in k of it is lost, and seen one by one all of it.
+MIN_TICK_LABELS: Final = 10
 WATCHING: Final = (
     "everyone",
     "process",
@@ -293,10 +296,9 @@ class Watch:
         watching: tuple[str, ...] = WATCHING,
     ) -> tuple[Detections, Detections]:
         """One tick through the fleets: slices that got worse unevenly, and the model at large."""
-        hazard = self.hazards(slices, seconds, watching)
+        hazard, hazard_rest = self.hazards(slices, seconds, watching)
         spend = np.full(len(self.everyone), hazard[ROOT])
-        hazard[ROOT] = 0.0
-        clumps = self._clumping()
+        hazard[ROOT] = hazard_rest[ROOT] = 0.0
         streams = Outcomes(
             complements(outcomes.observed, self.parts),
             complements(outcomes.expected, self.parts),
@@ -304,27 +306,30 @@ class Watch:
         )
         self.improvement.gather(streams, spend, np.zeros(len(self.everyone), np.bool_))
         uneven = self.disparity.update(
-            Outcomes(outcomes.observed / clumps, outcomes.expected / clumps, outcomes.spread),
-            hazard,
-            self.everyone_improved,
+            self._clumped(outcomes), hazard, self.everyone_improved, hazard_rest
         )
         return uneven, self.everyone.update(streams, spend)
 
     def hazards(
         self, slices: Slices, seconds: float, watching: tuple[str, ...] = WATCHING
-    ) -> Floats:
+    ) -> tuple[Floats, Floats]:
         """What each slice may spend on a tick; row 0 is the model at large.
 
-        What is retired spends nothing, and what it might have is the others'.
+        Of evidence against its own reference, and of that against the rest. What is retired spends
+        nothing, and what it might have is the others'.
         """
         orders, live = slices.orders(), np.flatnonzero(slices.live())[1:]
-        hazard = np.zeros(orders.size)
-        hazard[:1] = self.budget.hazard("everyone", orders[:1], seconds, watching)
-        hazard[live] = self.budget.hazard("slices", orders[live], seconds, watching)
-        hazard[1:] *= 1.0 - self.for_others
+        own = np.zeros(orders.size)
+        own[:1] = self.budget.hazard("everyone", orders[:1], seconds, watching)
+        own[live] = self.budget.hazard("slices", orders[live], seconds, watching)
+        own[1:] *= 1.0 - self.for_others
+        rest = own.copy()
         if self.calibration is not None:
-            hazard[1:] *= self.calibration.factor(hazard[1:].sum() * WEEK_SECONDS / seconds)
-        return hazard
+            part = float(own[1:].sum()) * WEEK_SECONDS / seconds
+            by_own, by_rest = self.calibration.factors(part)
+            own[1:] *= by_own
+            rest[1:] *= by_rest
+        return own, rest
 
     def scatter(self, n_slices: int) -> Floats:
         """How far counts scatter, for intervals: without the margin that guards evidence.
@@ -359,13 +364,25 @@ class Watch:
         """What the slices' hazards rest on: "calibrated" on null weeks, or "proven"."""
         return "proven" if self.calibration is None else "calibrated"
 
-    def _clumping(self) -> float:
-        """How much more losses come in clumps while everyone is worse off, than in the reference.
+    def _clumping(self, dispersion: Floats) -> Floats:
+        """How much further losses scatter while everyone is worse off, than in the reference.
 
-        What multiplies losses seldom multiplies each session's alike; where the factor varies by as
-        much as it is, the scatter over the mean grows with it.
+        Of counts that scatter by D, D - 1 is of clumps, and clumps grow with what multiplies
+        losses; the rest is of rows, and does not.
         """
-        return max(1.0, float(self.recovery.midpoint[ROOT]) ** 2)
+        ratio = max(1.0, float(self.recovery.midpoint[ROOT]) ** 2)
+        clumping: Floats = 1.0 + (ratio - 1.0) * np.maximum(1.0 - 1.0 / dispersion, 0.0)
+        return clumping
+
+    def _clumped(self, outcomes: Outcomes) -> Outcomes:
+        """The same outcomes, scattered as far as they are while everyone is worse off."""
+        if self.recovery.midpoint[ROOT] <= 1.0:
+            return outcomes
+        disparity = self.disparity
+        spread = self._clumping(np.maximum(disparity.own.dispersion, disparity.dispersion))
+        if outcomes.spread is not None:
+            spread = spread * outcomes.spread
+        return replace(outcomes, spread=spread)
 
     def log_evidence(
         self,
@@ -384,7 +401,9 @@ class Watch:
             return 0.0
         own = self.everyone.own if slice_ == ROOT else self.disparity.own
         one = np.array([0 if slice_ == ROOT else slice_])
-        scale = own.dispersion[one] * (1.0 if slice_ == ROOT else self._clumping())
+        scale = own.dispersion[one]
+        if slice_ != ROOT:
+            scale = scale * self._clumping(scale)
         x, e = np.array([lost]), own.tolerance * np.array([due])
         alone = log_e_own_reference(
             x / scale, e / scale, own.shape[one], own.rate[one], own.ratios[one]
@@ -392,7 +411,7 @@ class Watch:
         if slice_ == ROOT:
             return _mixed(alone)
         share = self.disparity
-        scale = share.dispersion[one] * self._clumping()
+        scale = share.dispersion[one] * self._clumping(share.dispersion[one])
         y, rest = np.array([rest_lost]), np.array([rest_due])
         beside = log_e_share(
             x / scale,

@@ -99,16 +99,22 @@ def test_a_fleet_alarms_in_a_week_where_factor_times_peak_reaches_one() -> None:
 
 def test_rare_levels_are_extrapolated_and_never_past_their_bounds() -> None:
     peaks = 1 / np.arange(1.0, 101.0)
-    calibration = Calibration(own=peaks, rest=peaks / 2, weeks=20.0)
-    # 1 a week in 20 weeks: the 20th peak, 1/20, of the kind that reaches further
-    assert calibration.factor(1.0) == pytest.approx(20.0)
+    calibration = Calibration(own=peaks, rest=peaks, weeks=20.0)
+    # 1 a week in 20 weeks: the 20th peak, 1/20
+    assert calibration.factors(1.0) == pytest.approx((20.0, 20.0))
     # a tenth of that: the 2nd peak is too few to read, so it is the 10th, 1/10, a fifth as rare
-    assert calibration.factor(0.1) == pytest.approx(20.0)
-    assert Calibration(peaks * 1e9, peaks, 20.0).factor(1.0) == FACTORS[0]
-    assert Calibration(np.zeros(0), np.zeros(0), 20.0).factor(1.0) == FACTORS[1]
+    assert calibration.factors(0.1) == pytest.approx((20.0, 20.0))
+    assert Calibration(peaks * 1e9, peaks, 20.0).factors(1.0) == (FACTORS[0], 20.0)
+    assert Calibration(np.zeros(0), np.zeros(0), 20.0).factors(1.0) == (FACTORS[1],) * 2
 
 
-@pytest.mark.parametrize(("session", "hours"), [(1, HOURS), (8, HOURS), (1, 13)])
+def test_what_moves_one_kind_of_evidence_lowers_the_factor_of_that_kind_alone() -> None:
+    peaks = 1 / np.arange(1.0, 101.0)
+    own, rest = Calibration(own=8 * peaks, rest=peaks, weeks=20.0).factors(1.0)
+    assert (own, rest) == pytest.approx((20.0 / 8, 20.0))
+
+
+@pytest.mark.parametrize(("session", "hours"), [(1, HOURS), (8, HOURS), (1, 13), (8, 6)])
 @pytest.mark.parametrize("alerts_a_week", [1.0, 10.0])
 def test_null_weeks_raise_at_most_what_was_promised_and_a_third_at_least(
     session: int, hours: int, alerts_a_week: float
@@ -146,16 +152,20 @@ def test_the_same_reference_gives_the_same_calibration() -> None:
     slices, reference = catalogue(), labelled(rng, rates(rng), hours=48)
     first, second = calibrate(reference, slices), calibrate(reference, slices)
     assert first is not None and second is not None
-    assert first.factor(1.0) == second.factor(1.0)
+    assert first.factors(1.0) == second.factors(1.0)
     restored = Calibration.restore(first.save())
-    assert restored.factor(3.0) == first.factor(3.0)
+    assert restored.factors(3.0) == first.factors(3.0)
 
 
-def test_a_reference_of_few_hours_is_left_to_the_proven_hazards() -> None:
+def test_a_reference_of_few_hours_is_left_to_the_proven_hazards_unless_it_is_in_sessions() -> None:
     rng = np.random.default_rng(6)
     slices, few_hours = catalogue(), labelled(rng, rates(rng), hours=8)
     assert calibrate(few_hours, slices) is None
     assert learn_watch(few_hours, slices, MonitorConfig()).mode == "proven"
+    in_sessions = labelled(rng, rates(rng), hours=8, session=4)
+    assert calibrate(in_sessions, slices) is not None
+    one_without = np.append(in_sessions.cluster[:-1], np.uint64(0))
+    assert calibrate(replace(in_sessions, cluster=one_without), slices) is None
 
 
 def test_proven_hazards_stay_what_they_are_told_to_be() -> None:
@@ -199,9 +209,11 @@ def test_the_slices_spend_their_part_of_the_promise_and_no_more(watching: tuple[
     part = Budget(1.0).hazard("slices", np.ones(1, np.intp), WEEK_SECONDS, watching)[0]
     # 0.6 of X, or 0.8 of it where no inputs are watched, less what the others take
     assert part == pytest.approx(0.6 if "inputs" in watching else 0.8)
-    spent = watch.hazards(slices, 600.0, watching)[1:].sum() * WEEK_SECONDS / 600
+    own, rest = watch.hazards(slices, 600.0, watching)
+    spent = (own[1:].sum() * WEEK_SECONDS / 600, rest[1:].sum() * WEEK_SECONDS / 600)
     left = 0.75 * part
-    assert spent == pytest.approx(left * watch.calibration.factor(left))
+    by_own, by_rest = watch.calibration.factors(left)
+    assert spent == pytest.approx((left * by_own, left * by_rest))
 
 
 def test_a_large_slice_scatters_in_drawn_weeks_as_its_own_hours_do() -> None:
@@ -215,3 +227,32 @@ def test_a_large_slice_scatters_in_drawn_weeks_as_its_own_hours_do() -> None:
     squares = [((scatter.draw(rng, sessions, truth)[largest] - due) ** 2).sum() for _ in range(20)]
     # of errors with a chance of 0.05 it is 0.95, give or take sqrt(2 / 168) of this reference
     assert np.mean(squares) / due.sum() == pytest.approx(0.95, abs=4 * np.sqrt(2 / HOURS))
+
+
+def test_clumps_scatter_further_while_everyone_is_worse_off_and_lone_rows_do_not() -> None:
+    rng = np.random.default_rng(12)
+    slices = catalogue()
+    watch = Watch.fit(labelled(rng, rates(rng), hours=48), slices, 0.0, Budget(1.0))
+    watch.disparity.own.dispersion[1:4] = 1.0, 3.0, 0.8
+    watch.disparity.dispersion[1:4] = 1.0, 1.0, 0.8
+    due = np.full(len(slices), 10.0)
+    assert watch._clumped(Outcomes(due, due)).spread is None
+    watch.recovery.midpoint[0] = np.sqrt(1.5)
+    clumped = watch._clumped(Outcomes(due, due)).spread
+    assert clumped is not None
+    # of a scatter of 3, 1 is of rows and 2 of clumps: 1 + 1.5 x 2 of 3
+    assert clumped[1:4] == pytest.approx([1.0, 4 / 3, 1.0])
+    twice = watch._clumped(Outcomes(due, due, np.full(len(slices), 2.0))).spread
+    assert twice is not None
+    assert twice[1:4] == pytest.approx([2.0, 8 / 3, 2.0])
+
+
+def test_where_labels_are_few_null_weeks_wait_for_as_many_as_the_service_does() -> None:
+    """A row that is alone in its tick has no rest to be held against, and so no such evidence."""
+    rng = np.random.default_rng(13)
+    reference = labelled(rng, rates(rng), hours=500)
+    few = reference.take(np.sort(rng.choice(len(reference), 500, replace=False)))
+    calibration = calibrate(few, catalogue())
+    assert calibration is not None
+    assert calibration.rest[:10].min() > 0
+    assert max(calibration.factors(1.0)) < FACTORS[1]

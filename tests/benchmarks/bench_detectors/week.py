@@ -149,13 +149,19 @@ def informed(week: Week) -> Alarms:
     return Alarms(np.array(ticks, np.intp), np.array(slices, np.intp))
 
 
-def _alarms(fleet: Disparity, traffic: Traffic, rates: Floats, hazard: Floats) -> Alarms:
+def _alarms(
+    fleet: Disparity,
+    traffic: Traffic,
+    rates: Floats,
+    hazard: Floats,
+    hazard_rest: Floats | None = None,
+) -> Alarms:
     """The fleet through a week, as the service feeds it."""
     ticks, slices = [], []
     errors = traffic.errors.astype(np.float64)
     for tick, rows in enumerate(traffic.rows):
         outcomes = Outcomes(_with_root(errors[tick]), _with_root(rows * rates))
-        crossed = fleet.update(outcomes, hazard).slices
+        crossed = fleet.update(outcomes, hazard, hazard_rest=hazard_rest).slices
         ticks.extend([tick] * crossed.size)
         slices.extend((crossed - 1).tolist())
     return Alarms(np.array(ticks, np.intp), np.array(slices, np.intp))
@@ -167,9 +173,10 @@ def calibrated(budget: float = 1.0) -> Method:
     def method(week: Week) -> Alarms:
         slices, cells = _catalogue()
         watch = Watch.restore(_learnt(week), 0.0, Budget(budget))
-        hazard = watch.hazards(slices, TICK_SECONDS, ("slices",))
-        hazard[0] = 0.0
-        return _alarms(watch.disparity, week.traffic, watch.rates_of(slices)[cells], hazard)
+        hazards = watch.hazards(slices, TICK_SECONDS, ("slices",))
+        for hazard in hazards:
+            hazard[0] = 0.0
+        return _alarms(watch.disparity, week.traffic, watch.rates_of(slices)[cells], *hazards)
 
     return method
 

@@ -271,7 +271,7 @@ class Found:
 
 def found(effort: Effort, mode: str) -> list[Found]:
     """Delays and false alerts where ten pairs get worse, at each budget but the smallest."""
-    of, weeks = _scaled(HURT, effort.world_traffic), 4 * effort.world_weeks
+    of, weeks = _scaled(HURT, effort.world_traffic), 2 * effort.world_weeks
     hours: dict[float, list[float]] = {budget: [] for budget in BUDGETS[1:]}
     false = dict.fromkeys(hours, 0)
     for path, truth in _files(of, weeks, len(WORLDS)):
