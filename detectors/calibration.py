@@ -93,6 +93,22 @@ def _at(falling: Floats, level: float) -> float:
     return float(falling[place]) if place < falling.size else 0.0
 
 
+def settle(fleet: Disparity, observed: Floats, expected: Floats, hazard: Floats) -> None:
+    """Run a fleet through a week, so that it stands as it would after any.
+
+    Each kind of evidence begins again by itself where it is at 1, as if it alone raised an alarm.
+
+    Parameters
+    ----------
+    fleet, observed, expected, hazard
+        As of `peaks_of`.
+    """
+    for tick_observed, tick_expected in zip(observed, expected, strict=True):
+        fleet.gather(Outcomes(tick_observed, tick_expected), hazard)
+        for kind in (fleet.own, fleet):
+            kind.evidence[kind.meter >= 1.0] = 0.0
+
+
 def peaks_of(
     fleet: Disparity, observed: Floats, expected: Floats, hazard: Floats
 ) -> tuple[Floats, Floats]:

@@ -5,7 +5,7 @@ short one whose rows all name a session, twelfths of its sessions. What each ses
 another of like size lost, at rates that the reference leaves possible: the scatter is the
 reference's own, and no slice's luck in it is taken for what it is like. Each round of weeks has a
 drawn reference of its own to learn from, so what is learnt errs against what is watched as far as
-the real one may.
+the real one may; and a week before those that count, so that evidence stands as after any week.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from scipy.sparse import csr_array
 
 from detectors import Budget, Calibration
-from detectors.calibration import peaks_of
+from detectors.calibration import peaks_of, settle
 from detectors.multiplicity import WEEK_SECONDS
 from service.ingest.events import Floats, Hashes, Ints
 from service.monitor.config import MonitorConfig
@@ -29,7 +29,7 @@ Indices = npt.NDArray[np.intp]
 
 ROUNDS: Final = 12
 WEEKS_A_ROUND: Final = 2
-SLICE_WEEKS: Final = 30_000  # about three seconds of one core; more slices see fewer weeks,
+SLICE_WEEKS: Final = 30_000  # about four seconds of one core; more slices see fewer weeks,
 FEWEST_WEEKS: Final = 1  # but of each round so many
 TICKS_A_WEEK: Final = 168  # fewer where labels are; of six hours they raise half as many alarms
 FEWEST_BLOCKS: Final = 12  # to draw from
@@ -89,13 +89,16 @@ def calibrate(
             least=watch.least,
         )
         rates = learnt.rates.predict(slices.levels)
-        start = learnt.disparity.save()
-        for _ in range(n_weeks):
+        for n in range(1 + n_weeks):
             week = sessions.take(rng.integers(0, sessions.n_blocks, n_drawn))
             lost = scatter.draw(rng, week, truth) * learnt.scale
             due = week.exposure * rates[week.cell] * learnt.scale
             observed, expected = (week.by_tick(sums, n_ticks, slices) for sums in (lost, due))
-            learnt.disparity.restore(start)
+            if n == 0:  # it begins without evidence, and has fewer alarms than any later one
+                settle(learnt.disparity, observed, expected, hazard)
+                settled = learnt.disparity.save()
+                continue
+            learnt.disparity.restore(settled)
             own, rest = peaks_of(learnt.disparity, observed, expected, hazard)
             peaks.append((own[1:], rest[1:]))
     return Calibration.of_peaks(peaks, run_at)
