@@ -352,9 +352,9 @@ def table(effort: Effort, counted: Sequence[Count]) -> Table:
         f"{SITES} sites × {ACCENTS} accents, {SLICES:,} slices of order 1 and 2, traffic of pairs "
         f"as one over their rank, base rates Beta of mean 0.05 and sd 0.02, "
         f"{WORLDS[0].labels_an_hour:,} labels an hour where nothing else is said{scale}, a "
-        f"reference of {WORLDS[0].reference_rows:,} rows{scale}, then {WATCHED_WEEKS} weeks that are "
-        f"watched; what changes does so {CHANGE_HOURS} hours into them. {weeks} weeks in all, the same ones for "
-        "each budget and mode.",
+        f"reference of {WORLDS[0].reference_rows:,} rows{scale}, then {WATCHED_WEEKS} weeks that "
+        f"are watched; what changes does so {CHANGE_HOURS} hours into them. {weeks} weeks in all, "
+        "the same ones for each budget and mode.",
         ("world", "mode", "weeks", "rows", *(f"alerts a week at {b:g} a week" for b in BUDGETS)),
         [[*names, *row] for names, row in sorted(cells.items(), key=_by_world)],
         "Every alert that fired counts, also those that another one explains; where everybody got "
