@@ -297,10 +297,11 @@ def _complements(shares: Shares) -> Shares:
     )
 
 
+ESR: Final = "e-SR, frozen, 1"
 OURS: Final[dict[str, Callable[[World, int], Found]]] = {
     f"`InputShift`, {PROMISED:.2f}": ours,
     "`InputShift`, 1": partial(ours, budget=1.0 / PROMISED),
-    "e-SR, frozen, 1": frozen,
+    ESR: frozen,
 }
 
 Rule = Callable[[pd.Series, list[pd.Series], pd.Series], bool]  # reference, its days, today
