@@ -54,7 +54,7 @@ class Rollout(Disparity):
     >>> old = Outcomes(np.array([100., 50., 50.]), np.array([100., 50., 50.]))
     >>> new = Outcomes(np.array([105., 80., 25.]), np.array([100., 50., 50.]))
     >>> [fleet.compare(new, old, hazard, False).slices.tolist() for _ in range(5)]
-    [[], [], [], [1], []]
+    [[], [], [1], [], []]
     """
 
     def __init__(self, tolerance: float = 1.0) -> None:

@@ -70,7 +70,7 @@ def test_a_slice_that_stops_is_named_once_as_silence_and_told_when_it_sends_agai
         ("alert.resolved", "silence", FLOOR_3),
     ]
     fired, resolved = transitions
-    assert STOP <= fired.alert.detected_at <= STOP + 9 * HOUR
+    assert STOP <= fired.alert.detected_at <= STOP + 10 * HOUR
     assert fired.alert.onset_interval[0] <= STOP <= fired.alert.onset_interval[1]
     assert fired.alert.effect.metric == "rows_an_hour"
     assert fired.alert.effect.before == pytest.approx(15.0, rel=0.2)  # a quarter of 60 an hour
