@@ -80,3 +80,17 @@ def test_of_ten_slices_that_double_most_are_found_and_nobody_else() -> None:
     score = week._score(world, week.OURS, [(drawn, method(drawn)) for drawn in weeks])
     assert 0.6 <= score.recall <= 0.9
     assert score.precision >= 0.9
+
+
+def test_labels_that_take_a_day_are_none_too_few_while_ages_come_up_for_the_first_time(
+    tmp_path: Path,
+) -> None:
+    """Predictions reach every age of the first days once without an older one to learn from."""
+    slow = next(world for world in worlds.WORLDS if world.mean_right)
+    of = replace(slow, labels_an_hour=750, reference_rows=45_000, matured_hours=70, weeks=0)
+    path, watched = tmp_path / "world.parquet", worlds.monitor(of, 0.2, "proven")
+    for replicate in range(2):
+        worlds.write(of, generator(29, worlds.WORLDS.index(slow), replicate), path)
+        judged = backtest(Source((path,)), SystemClock(), monitors=(watched,))
+        assert judged.labels > 50_000
+        assert judged.alerts == []
