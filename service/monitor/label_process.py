@@ -49,10 +49,8 @@ MAX_ANNOTATORS: Final = 200  # of a model; more are one
 RETAINED_HOURS: Final = 35 * 24
 # Hours, bounds. While predictions come to an age for the first time, what is learnt of its younger
 # part stands for all of it: of wide ages that would be more labels than ever come.
-AGES: Final = np.array(
-    [*(1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 30, 36, 42, 48, 60, 72, 84, 96, 120, 144, 168)]
-    + [*(216, 264, 336, 504, 672, RETAINED_HOURS)]
-)
+_TO_4_DAYS: Final = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 30, 36, 42, 48, 60, 72, 84, 96)
+AGES: Final = np.array([*_TO_4_DAYS, 120, 144, 168, 216, 264, 336, 504, 672, RETAINED_HOURS])
 OLD: Final = 0.75  # of labels come sooner than those that are old
 FEWER: Final = 0.5  # times what is due
 MORE: Final = 1.5

@@ -93,4 +93,4 @@ def test_labels_that_take_a_day_are_none_too_few_while_ages_come_up_for_the_firs
         worlds.write(of, generator(29, worlds.WORLDS.index(slow), replicate), path)
         judged = backtest(Source((path,)), SystemClock(), monitors=(watched,))
         assert judged.labels > 50_000
-        assert judged.alerts == []
+        assert judged.alerts == ()
