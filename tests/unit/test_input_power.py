@@ -36,7 +36,8 @@ def test_shifts_are_found_through_season_and_jitter_as_soon_as_rows_allow(
     found = ours(World(100, shift, n_moved=N_MOVED), 1)
     assert len(found.delays) >= recall * found.n_moved
     assert np.median(found.delays) <= hours
-    assert len(found.delays_of_large) >= 0.97 * found.n_moved_of_large
+    missed = found.n_moved_of_large - len(found.delays_of_large)
+    assert missed <= (1 if shift is A_THIRD else 0)  # of 120, as measured
     assert np.median(found.delays_of_large) <= hours_of_large
     assert found.n_false <= 1
 
