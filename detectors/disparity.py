@@ -212,9 +212,8 @@ class Disparity:
         x, e = outcomes.observed[active] / scale, outcomes.expected[active] / scale
         y, rest = others.observed[active] / of_rest, others.expected[active] / of_rest
         shape, rate = self.shape[active], self.rate[active]
-        log_e = log_e_share(
-            x, self.tolerance * e, y, rest, shape, rate, self.ratios.take(active, axis=0)
-        )
+        due = outcomes.tolerated(active, self.tolerance) * e
+        log_e = log_e_share(x, due, y, rest, shape, rate, self.ratios.take(active, axis=0))
         evidence = accumulate(self.evidence.take(active, axis=0), log_e, hazard[active], WEIGHTS)
         self.evidence[active] = evidence
         learns = gathered(evidence) < QUARANTINE

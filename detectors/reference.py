@@ -86,10 +86,22 @@ class CellRates:
         """
         rates = self.predict(levels)
         n = min(len(levels), self.own.size)
-        told = np.maximum(self.own_weight[:n] / dispersion - CELL_PRIOR, 0.0)
-        shape = (told + MAIN_EFFECT_PRIOR) * self.own[:n]
+        shape = 1.0 / self.doubt(n, dispersion)
         rates[:n] *= rng.gamma(shape) / shape
         return rates
+
+    def doubt(self, n_cells: int, dispersion: float) -> Floats:
+        """Relative variance of what the rates of cells may be, as `draw` has them.
+
+        Returns
+        -------
+        float64, shape (n_cells,)
+        """
+        doubt = np.full(n_cells, 1.0 / MAIN_EFFECT_PRIOR)
+        n = min(n_cells, self.own.size)
+        told = np.maximum(self.own_weight[:n] / dispersion - CELL_PRIOR, 0.0)
+        doubt[:n] = 1.0 / ((told + MAIN_EFFECT_PRIOR) * self.own[:n])
+        return doubt
 
 
 def fit_cell_rates(

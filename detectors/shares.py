@@ -279,6 +279,7 @@ def gather(
     fall = np.minimum(1.0 - due.lower + tolerance, 1.0)
     log_e, at_null = np.empty_like(n), np.empty_like(n)
     for side, (hits, null) in enumerate(((x, rise), (n - x, fall))):
+        spend_here = np.where(null < 1.0, spend, 0.0)  # what cannot move is evidence of nothing
         for k, odds in enumerate(ODDS):
             np.multiply(null, odds - 1.0, out=at_null)
             np.log1p(at_null, out=at_null)
@@ -288,7 +289,7 @@ def gather(
             np.minimum(log_e, _LOG_E_MAX, out=log_e)
             e = np.exp(log_e, out=log_e)
             against = evidence[side * len(ODDS) + k]
-            against += spend
+            against += spend_here
             against *= e
             np.minimum(against, EVIDENCE_MAX, out=against)
 

@@ -41,11 +41,26 @@ class Outcomes:
     spread : float64, shape (n_slices,), optional
         How many times further than in the reference independent rows of this tick scatter, because
         they stand for more others each, or for fewer. It is known before their outcomes.
+    leeway : float64, shape (n_slices,), optional
+        By what ratio more may be due than is expected, for who is in a slice are others than those
+        of whom that is known. It is known before their outcomes, too.
     """
 
     observed: Floats
     expected: Floats
     spread: Floats | None = None
+    leeway: Floats | None = None
+
+    def tolerated(self, slices: Indices, tolerance: float) -> Floats | float:
+        """The ratio to what is expected that is held against none of these slices.
+
+        Examples
+        --------
+        >>> one = np.ones(1)
+        >>> Outcomes(one, one, leeway=np.array([1.1])).tolerated(np.array([0]), 1.2).round(2)
+        array([1.32])
+        """
+        return tolerance if self.leeway is None else tolerance * self.leeway[slices]
 
     def divisors(self, slices: Indices, dispersion: Floats) -> Floats:
         """What counts of this tick are to be divided by.

@@ -23,7 +23,7 @@ from service.monitor.config import MonitorConfig
 from service.monitor.discovered import Condition
 from service.monitor.model import Model
 
-STATE_VERSION: Final = 6
+STATE_VERSION: Final = 7
 TICK_SECONDS: Final = 600  # of stream time between looks at a model's evidence
 MAX_RECEIPTS: Final = 10_000  # of a tenant; a batch id older than these is a new batch
 MAX_MODELS: Final = 1_000  # of a tenant; rows of more are rejected

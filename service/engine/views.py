@@ -57,7 +57,7 @@ def model_json(name: str, model: Model) -> dict[str, Any]:
         "estimate": estimate_json(monitor) if monitor else None,
         "last_row_at": to_rfc3339(model.last_row_at) if model.last_row_at else None,
         "reference_until": (
-            to_rfc3339(monitor.reference_until) if monitor and monitor.reference_until else None
+            to_rfc3339(monitor.reference_until) if monitor and monitor.watch else None
         ),
         "config": model.config.model_dump(mode="json", by_alias=True),
     }

@@ -55,11 +55,12 @@ class Replay:
         since: int,
         ratio: Floats,
         scale: float,
+        until: int | None = None,
     ) -> None:
         self.membership = membership
         self.since = since
         self.ratio = ratio  # what each slice's own past says of it, times its cells' rates
-        hours, observed, expected = history.hourly(rates, since)
+        hours, observed, expected = history.hourly(rates, since, until)
         self.hours: Ints = hours
         self.observed = observed * scale  # (n_cells, n_hours)
         self.expected = expected * scale

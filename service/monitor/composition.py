@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from service.ingest.events import EventBatch, Floats
+from service.monitor.by_cell import grown, padded
 from service.monitor.config import ReferenceWindow
 from service.monitor.findings import Finding
 from service.monitor.history import HOUR
@@ -22,7 +23,7 @@ from service.monitor.mix import BLOCK, Incident, MixWatch, members
 from service.monitor.mix_naming import MixNamer
 from service.monitor.observer import LOOK_SECONDS, SECOND, Look
 from service.monitor.pending import cluster_hashes
-from service.monitor.process import Indices, grown, hazard, padded, used
+from service.monitor.process import Indices, hazard, used
 from service.monitor.stretches import Stretches
 
 if TYPE_CHECKING:

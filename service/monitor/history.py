@@ -178,14 +178,19 @@ class History:
             sums[:, column] = np.bincount(place, self._sums[keep, column], minlength=hours.size)
         return hours, sums
 
-    def hourly(self, expected_rate: Floats, since: int) -> tuple[Ints, csr_array, csr_array]:
+    def hourly(
+        self, expected_rate: Floats, since: int, until: int | None = None
+    ) -> tuple[Ints, csr_array, csr_array]:
         """Capped loss and what was due, per cell and event hour.
 
-        Gives the hours (of the epoch) from `since` on in which anything was labelled, and two
-        sparse arrays of shape (n_cells, n_hours): most cells have no label in most hours.
+        Gives the hours (of the epoch) from `since` on, and before `until`, in which anything was
+        labelled, and two sparse arrays of shape (n_cells, n_hours): most cells have no label in
+        most hours.
         """
         self._merge()
         keep = (self._hours * HOUR > since - HOUR) & (self._sums[:, JUDGED] > 0)
+        if until is not None:
+            keep &= self._hours * HOUR < until
         hours, column = np.unique(self._hours[keep], return_inverse=True)
         shape = (expected_rate.size, hours.size)
         cells = self._cells[keep]

@@ -24,6 +24,7 @@ import numpy as np
 
 from service.clock import to_rfc3339
 from service.ingest.events import Bools, Categories, EventBatch, Floats, Ints
+from service.monitor.by_cell import grown
 from service.monitor.findings import Finding, Kind, Severity, Slice, State, slice_text
 from service.monitor.held import Held, Open
 from service.monitor.history import HOUR
@@ -33,7 +34,6 @@ from service.monitor.process import (
     Indices,
     a_finding,
     by_slice,
-    grown,
     hazard,
     rates,
     used,

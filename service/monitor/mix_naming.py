@@ -15,11 +15,12 @@ from msgspec.structs import replace
 from detectors.summary import EXPOSURE, LABELS, LOSS
 from service.ingest.events import Codes
 from service.monitor.admission import FIRST
+from service.monitor.by_cell import padded
 from service.monitor.findings import Effect, Finding, Kind, Severity, State, slice_text
 from service.monitor.input_naming import percent
 from service.monitor.mix import Crossing, Incident, Mixes, MixWatch, members
 from service.monitor.naming import METRICS, gap_interval, shown
-from service.monitor.process import a_finding, padded, rates
+from service.monitor.process import a_finding, rates
 from service.monitor.severity import severity_of
 from service.monitor.slices import ROOT
 

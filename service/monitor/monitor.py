@@ -42,7 +42,7 @@ from service.monitor.label_process import LabelProcess
 from service.monitor.learn import Schema
 from service.monitor.losses import RATIO_LOSSES, SCALED_LOSSES, score
 from service.monitor.naming import Namer
-from service.monitor.null_weeks import learn_watch
+from service.monitor.null_weeks import is_enough, learn_watch
 from service.monitor.observer import Look, Looks, Observer
 from service.monitor.outside import Outside
 from service.monitor.quality import Quality
@@ -129,7 +129,9 @@ class Monitor:
         self.watch: Watch | None = None
         self.incidents = Incidents()
         self.outside = Outside(config)
-        self.reference: list[Labelled] = []  # labelled rows until the reference is complete
+        # Labelled rows until the reference is complete; where hazards are to be calibrated, and it
+        # is too short for that, until it is not.
+        self.reference: list[Labelled] = []
         self.reference_until = 0  # the predictions' stream time when it was
         self.settled_at = 0  # the predictions' time at which slices were last settled
         self.forgotten_at = 0  # stream time at which the join last forgot what is past the horizon
@@ -191,26 +193,28 @@ class Monitor:
         self._settle(tick.rows_at)
         self.watch.grow(self.slices)
         self.watch.for_others = self.rollout.share + self.discovered.share
-        outcomes = self.watch.outcomes(self.watch.summary(rows, self.slices), self.slices)
+        seconds = n_ticks * self.clock.tick / SECOND
+        summary = self.watch.summary(rows, self.slices)
+        outcomes = self.watch.judged(summary, self.slices, seconds)
         uneven = worldwide = Detections.none()
         if self.config.is_within_budget:
-            uneven, worldwide = self.watch.detect(
-                outcomes, self.slices, n_ticks * self.clock.tick / SECOND, self.watching
-            )
+            uneven, worldwide = self.watch.detect(outcomes, self.slices, seconds, self.watching)
         outside = self.outside.update(rows, self.slices, self.history)
         reconsidered = self.incidents.reconsider(self, self.watch, tick.at)
         recovered = self._recovered(self.watch, rows, outcomes)
         self.watch.learn_season(rows, self.slices)
         self.estimate.tick(rows, self.slices, tick.at)
-        seconds = n_ticks * self.clock.tick / SECOND
         beside: list[Finding] = []
         if self.config.is_within_budget:
             beside = self.rollout.tick(self, self.watch, rows, tick.at, seconds)
             beside += self.discovered.tick(self, self.watch, rows, tick.at, seconds)
-        if not (len(uneven) or len(worldwide) or outside or recovered):
-            return reconsidered + beside
-        namer = Namer(self, self.watch, tick.at)
-        return reconsidered + namer.name(uneven, worldwide, outside, recovered) + beside
+        named: list[Finding] = []
+        if len(uneven) or len(worldwide) or outside or recovered:
+            namer = Namer(self, self.watch, tick.at)
+            named = namer.name(uneven, worldwide, outside, recovered)
+        if self.reference:
+            self._prolong_reference(self.watch, rows)
+        return reconsidered + named + beside
 
     def _recovered(self, watch: Watch, rows: Labelled, outcomes: Outcomes) -> list[int]:
         """Slices that are back, by rows of hours behind those that their alarm rests on."""
@@ -465,11 +469,13 @@ class Monitor:
         """Keep rows for the reference, and learn from them once there are enough."""
         if len(rows):
             self.reference.append(rows)
+        stated = self.config.reference
+        if isinstance(stated, ReferenceRows) and self.n_predictions >= stated.rows:
+            self.reference_until = self.reference_until or tick.rows_at
         n_labels = sum(len(part) for part in self.reference)
         if n_labels < MIN_REFERENCE_LABELS or not self._reference_is_over(n_labels, tick):
             return
         reference = Labelled.concatenate(self.reference)
-        stated = self.config.reference
         if not isinstance(stated, ReferenceRows):
             since, until = (int(at.timestamp()) * SECOND for at in (stated.from_, stated.until))
             inside = (reference.hour >= since // HOUR) & (reference.hour * HOUR < until)
@@ -484,9 +490,8 @@ class Monitor:
         if n_labels >= MAX_REFERENCE_LABELS:
             return True
         if isinstance(stated, ReferenceRows):
-            if self.n_predictions < stated.rows:
+            if not self.reference_until:
                 return False
-            self.reference_until = self.reference_until or tick.rows_at
             until, reached = self.reference_until, tick.rows_at
         else:
             until, reached = int(stated.until.timestamp()) * SECOND, tick.at
@@ -520,8 +525,20 @@ class Monitor:
         self._since_tick = [
             replace(rows, capped=self._capped(rows.loss)) for rows in self._since_tick
         ]
-        self.reference = []
+        self.reference = [reference] if self.watch.mode != self.config.false_alerts.mode else []
         self.reference_until = self.settled_at = rows_at
+
+    def _prolong_reference(self, watch: Watch, rows: Labelled) -> None:
+        """Keep what is learnt from, and calibrate once there is enough of it to draw weeks from."""
+        self.reference.append(watch.learnt_from(rows, self.slices))
+        if sum(len(part) for part in self.reference) > MAX_REFERENCE_LABELS:
+            self.reference = []  # it goes on as it is
+        elif is_enough(self.reference):
+            prolonged = Labelled.concatenate(self.reference)
+            calibrated = learn_watch(prolonged, self.slices, self.config)
+            if calibrated.calibration is not None:
+                calibrated.go_on_from(watch)
+                self.watch, self.reference = calibrated, []
 
     def reconfigure(self, config: MonitorConfig) -> None:
         """Take up what may change while watching: tolerance, budget, horizon, shown rows."""
@@ -549,6 +566,7 @@ class Monitor:
         self.inputs.begin(self.slices)
         if len(labelled) >= MIN_REFERENCE_LABELS:
             self.start_watch(labelled, self.row_clock.now)
+            self.reference = []  # what comes is of another time, and does not go on from it
         self.composition.begin(self, self.row_clock.now)
         return len(labelled)
 

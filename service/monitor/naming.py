@@ -51,8 +51,11 @@ class Namer:
         self.slices = monitor.slices
         # not the reference's last hour: its losses were summed before their cap was known
         watched_since = (monitor.reference_until // HOUR + 1) * HOUR
+        # What labels say of later hours is of some of their rows, and not of any: errors may be
+        # labelled sooner. None: labels count as they come.
+        self.judged_until = monitor.closed_until * HOUR or None
         # hours from here on are not whole: at a tick, or until their labels have matured
-        self.until = monitor.closed_until * HOUR or (at // HOUR + 1) * HOUR
+        self.until = self.judged_until or (at // HOUR + 1) * HOUR
         self.replay = Replay(
             monitor.history,
             monitor.slices.membership(),
@@ -60,6 +63,7 @@ class Namer:
             max(watched_since, at - REPLAY_HOURS * HOUR),
             watch.own_ratio(),
             watch.scale,
+            self.judged_until,
         )
         self.enough = float(np.log(20 * len(monitor.slices)))  # nats that are more than chance
 
@@ -245,7 +249,7 @@ class Namer:
         self.release(slice_)
         if self.monitor.outside.open.pop(slice_, None) or slice_ == ROOT:
             kinds.append(Kind.ERROR_RATE)
-        since = self.at - 24 * HOUR
+        since = (self.judged_until or self.at) - 24 * HOUR
         strength = Strength(0.0, since, (since, since), 1.0, 1.0)
         effect = self.effect(slice_, since, because)
         return [
@@ -315,7 +319,7 @@ class Namer:
         """Loss of the slice and of the rest, before the onset and since."""
         history, n_cells = self.monitor.history, self.slices.n_cells
         membership = self.slices.membership()[[ROOT, slice_], :]
-        since = history.cells_between(n_cells, since=onset, until=until)
+        since = history.cells_between(n_cells, since=onset, until=until or self.judged_until)
         normal = history.cells_between(n_cells, until=onset)
         if not normal[:, EXPOSURE].any():  # it began so long ago that nothing before it is kept
             normal = self._as_due(since)

@@ -1,11 +1,12 @@
 """Null weeks: what a model's detectors would do if weeks like its reference went on for ever.
 
-Who came is drawn from the reference: whole hours, with every session that began in them; from a
-short one whose rows all name a session, twelfths of its sessions. What each session lost is what
-another of like size lost, at rates that the reference leaves possible: the scatter is the
-reference's own, and no slice's luck in it is taken for what it is like. Each round of weeks has a
-drawn reference of its own to learn from, so what is learnt errs against what is watched as far as
-the real one may; and a week before those that count, so that evidence stands as after any week.
+Who came is drawn from the reference: whole hours, with every session that began in them, in the
+day's order where it has each more than once; from a short one whose rows all name a session,
+twelfths of its sessions. What each session lost is what another of like size lost, at rates that
+the reference leaves possible: the scatter is the reference's own, and no slice's luck in it is
+taken for what it is like. Each round of weeks has a drawn reference of its own to learn from, so
+what is learnt errs against what is watched as far as the real one may; and a week before those that
+count, so that evidence stands as after any week.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_array
+from scipy.stats import f as f_distribution
 
 from detectors import Budget, Calibration
 from detectors.calibration import peaks_of, settle
@@ -33,29 +35,36 @@ SLICE_WEEKS: Final = 30_000  # about four seconds of one core; more slices see f
 FEWEST_WEEKS: Final = 1  # but of each round so many
 TICKS_A_WEEK: Final = 168  # fewer where labels are; of six hours they raise half as many alarms
 FEWEST_BLOCKS: Final = 12  # to draw from
+DAY_HOURS: Final = 24
+CHANCE: Final = 0.01  # that hours of the day differ so much where they are alike
 NEIGHBOURS: Final = 10  # on either side at least, whose losses a session's may be like,
 ALIKE: Final = 1.25  # and all of a size within this ratio: a size's scatter is not another's
 UNIT_BUDGET: Final = Budget(1.0)
 TYPICAL_FACTOR: Final = 3.0  # by which hazards turn out to be raised, and the slices' part, about
+LEAST: Final = 1e-300  # of evidence, for its logarithm
 SEED: Final = 0  # the same reference always gives the same calibration
 
 
 def learn_watch(reference: Labelled, slices: Slices, config: MonitorConfig) -> Watch:
     """The watch that a reference gives, calibrated where that is asked for and can be done."""
     budget = Budget(config.alerts_a_week)
-    calibration = None
+    weeks = None
     if config.false_alerts.mode == "calibrated":
-        calibration = calibrate(reference, slices, config.alerts_a_week)
-    if calibration is None:
+        weeks = calibrate(reference, slices, config.alerts_a_week)
+    if weeks is None:
         return Watch.fit(reference, slices, config.tolerance, budget)
     watch = Watch.fit(reference, slices, config.tolerance, budget, is_proven=False)
-    watch.calibration = calibration
+    watch.calibrate(weeks.calibration, weeks.own, weeks.rest)
     return watch
 
 
-def calibrate(
-    reference: Labelled, slices: Slices, alerts_a_week: float = 1.0
-) -> Calibration | None:
+def is_enough(parts: list[Labelled]) -> bool:
+    """Whether these rows may have the blocks that weeks are drawn from."""
+    hours = np.concatenate([np.unique(part.hour) for part in parts])
+    return int(np.unique(hours).size) >= FEWEST_BLOCKS
+
+
+def calibrate(reference: Labelled, slices: Slices, alerts_a_week: float = 1.0) -> NullWeeks | None:
     """Calibrate on weeks drawn from a reference; None where it has too few blocks to draw from.
 
     They are run at about the hazards that `alerts_a_week` comes to, once raised: a suspicious slice
@@ -76,10 +85,10 @@ def calibrate(
     hazard = np.concatenate([[0.0], run_at * spend])
     scatter = Scatter.of(sessions, watch.rates.predict(slices.levels))
     rng = np.random.default_rng(SEED)
-    peaks = []
+    peaks, settled = [], []
     for _ in range(ROUNDS):
         truth = watch.rates.draw(rng, slices.levels, float(watch.disparity.own.dispersion[0]))
-        drawn = sessions.take(rng.integers(0, sessions.n_blocks, sessions.n_blocks))
+        drawn = sessions.draw(rng, sessions.n_blocks)
         learnt = Watch.fit(
             drawn.labelled(scatter.draw(rng, drawn, truth)),
             slices,
@@ -90,18 +99,58 @@ def calibrate(
         )
         rates = learnt.rates.predict(slices.levels)
         for n in range(1 + n_weeks):
-            week = sessions.take(rng.integers(0, sessions.n_blocks, n_drawn))
+            week = sessions.draw(rng, n_drawn)
             lost = scatter.draw(rng, week, truth) * learnt.scale
             due = week.exposure * rates[week.cell] * learnt.scale
             observed, expected = (week.by_tick(sums, n_ticks, slices) for sums in (lost, due))
             if n == 0:  # it begins without evidence, and has fewer alarms than any later one
                 settle(learnt.disparity, observed, expected, hazard)
-                settled = learnt.disparity.save()
+                begun = learnt.disparity.save()
+                settled.append((begun["own.evidence"], begun["evidence"]))
                 continue
-            learnt.disparity.restore(settled)
+            learnt.disparity.restore(begun)
             own, rest = peaks_of(learnt.disparity, observed, expected, hazard)
             peaks.append((own[1:], rest[1:]))
-    return Calibration.of_peaks(peaks, run_at)
+    return NullWeeks.of(peaks, settled, run_at)
+
+
+@dataclass(frozen=True, slots=True)
+class NullWeeks:
+    """What the fleet of a model did in null weeks.
+
+    Attributes
+    ----------
+    calibration : Calibration
+    own, rest : float64, shape (n_slices, K)
+        The evidence at which slices stand once such a week has gone by, against the own reference
+        and against the rest, per false alert a week that hazards come to: geometric means.
+
+    Notes
+    -----
+    A detector that begins at nothing has fewer alarms in its first weeks than in any later one, and
+    finds later what happens in them; one that begins as any week does spends what was promised from
+    the first day on. Lucas and Crosier, "Fast initial response for CUSUM quality control schemes",
+    Technometrics 24(3), 1982.
+    """
+
+    calibration: Calibration
+    own: Floats
+    rest: Floats
+
+    @classmethod
+    def of(
+        cls,
+        peaks: list[tuple[Floats, Floats]],
+        settled: list[tuple[Floats, Floats]],
+        alerts_a_week: float,
+    ) -> NullWeeks:
+        """By each week's peaks, and the evidence after a week of each round, all at this budget."""
+        own, rest = (
+            np.exp(np.mean([np.log(np.maximum(each, LEAST)) for each in kind], axis=0))
+            for kind in zip(*settled, strict=True)
+        )
+        calibration = Calibration.of_peaks(peaks, alerts_a_week)
+        return cls(calibration, own / alerts_a_week, rest / alerts_a_week)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +168,12 @@ class Sessions:
     block: Indices  # in which the session began
     exposure: Floats  # weighted
     loss: Floats  # weighted, capped
-    n_blocks: int
+    clock: Indices  # hour of the day of each block, shape (n_blocks,)
+
+    @property
+    def n_blocks(self) -> int:
+        """How many blocks there are."""
+        return self.clock.size
 
     @classmethod
     def of(cls, rows: Labelled, scale: float) -> Sessions:
@@ -129,8 +183,10 @@ class Sessions:
         began: Ints = np.full(first.size, int(rows.hour.max()))
         np.minimum.at(began, session, rows.hour)
         hours, block = np.unique(began, return_inverse=True)
+        clock = (hours % DAY_HOURS).astype(np.intp)
         if hours.size < FEWEST_BLOCKS <= first.size and rows.cluster.all():
             block = np.argsort(np.argsort(first)) * FEWEST_BLOCKS // first.size
+            clock = np.zeros(FEWEST_BLOCKS, np.intp)
         n_cells = int(rows.cell.max()) + 1
         keys, pair = np.unique(session * n_cells + rows.cell, return_inverse=True)
         weight = rows.evidence_weight * scale
@@ -140,8 +196,18 @@ class Sessions:
             block=block[keys // n_cells],
             exposure=np.bincount(pair, weight * rows.exposure).astype(np.float64),
             loss=np.bincount(pair, weight * rows.capped).astype(np.float64),
-            n_blocks=int(block.max()) + 1,
+            clock=clock,
         )
+
+    def draw(self, rng: np.random.Generator, n: int) -> Sessions:
+        """So many blocks, drawn; hours of the day follow each other if all came more than once."""
+        by_clock = np.argsort(self.clock, kind="stable")
+        present, counts = np.unique(self.clock, return_counts=True)
+        if counts.min() < 2:
+            return self.take(rng.integers(0, self.n_blocks, n))
+        slot = np.arange(n) % present.size
+        start = np.cumsum(counts) - counts
+        return self.take(by_clock[start[slot] + rng.integers(0, counts[slot])])
 
     def take(self, blocks: Indices) -> Sessions:
         """These blocks, each as often as it is given; every one is a block of its own."""
@@ -161,7 +227,7 @@ class Sessions:
             block=place,
             exposure=self.exposure[rows],
             loss=self.loss[rows],
-            n_blocks=blocks.size,
+            clock=self.clock[blocks],
         )
 
     def labelled(self, loss: Floats) -> Labelled:
@@ -186,6 +252,7 @@ class Sessions:
 class Scatter:
     """How losses scatter around what is due: as those of the reference's own sessions do."""
 
+    rhythm: Floats  # by how much more is lost at each hour of the day, shape (24,)
     session: float  # variance of the ratio that all of a session's cells share
     due: Floats  # of a session's rows of one cell, rising, shape (n,)
     ratio: Floats  # what they lost over that, the shared ratio taken out, shape (n,)
@@ -194,6 +261,8 @@ class Scatter:
     def of(cls, sessions: Sessions, rates: Floats) -> Scatter:
         """The shared ratio's variance by moments: products of residuals within sessions."""
         due = np.maximum(sessions.exposure * rates[sessions.cell], 1e-12)
+        rhythm = _rhythm(sessions, due)
+        due *= rhythm[sessions.clock[sessions.block]]
         whole, lost = (np.bincount(sessions.session, values) for values in (due, sessions.loss))
         pairs = float((whole**2).sum() - (due**2).sum())  # of different cells
         products = float(((lost - whole) ** 2).sum() - ((sessions.loss - due) ** 2).sum())
@@ -202,11 +271,12 @@ class Scatter:
         order = np.argsort(due, kind="stable")
         ratio = (sessions.loss / (due * common[sessions.session]))[order]
         level = float(due.sum() / max((due[order] * ratio).sum(), 1e-12))
-        return cls(shared, due[order], level * ratio)
+        return cls(rhythm, shared, due[order], level * ratio)
 
     def draw(self, rng: np.random.Generator, sessions: Sessions, rates: Floats) -> Floats:
         """Losses at these rates, one for a session and cell: each as another's of like size."""
         due = sessions.exposure * rates[sessions.cell]
+        due *= self.rhythm[sessions.clock[sessions.block]]
         n = self.due.size
         here, smaller, larger = (
             np.searchsorted(self.due, due * ratio) for ratio in (1.0, 1 / ALIKE, ALIKE)
@@ -220,3 +290,29 @@ class Scatter:
             shared = rng.gamma(shape, self.session, int(sessions.session.max()) + 1)
             losses *= shared[sessions.session]
         return losses
+
+
+def _rhythm(sessions: Sessions, due: Floats) -> Floats:
+    """What each hour of the day multiplies losses by; 1, unless hours differ more than days do.
+
+    A day's swing taken for hours that fall as they may would have them add up for days on end.
+    Told by an analysis of variance over blocks, and held towards 1 by what chance explains of it.
+    """
+    flat = np.ones(DAY_HOURS)
+    block = sessions.block
+    lost, expected = (
+        np.bincount(block, values, minlength=sessions.n_blocks) for values in (sessions.loss, due)
+    )
+    present, hour = np.unique(sessions.clock, return_inverse=True)
+    within = sessions.n_blocks - present.size
+    if present.size < 2 or within < present.size:
+        return flat
+    level = lost.sum() / expected.sum()
+    of_hour = np.bincount(hour, lost) / np.bincount(hour, expected) / level
+    ratio = lost / expected / level
+    days = float((expected * (ratio - of_hour[hour]) ** 2).sum()) / within
+    hours = float((expected * (of_hour[hour] - 1.0) ** 2).sum()) / (present.size - 1)
+    if hours <= days * f_distribution.isf(CHANCE, present.size - 1, within):
+        return flat
+    flat[present] = 1.0 + (1.0 - days / hours) * (of_hour - 1.0)
+    return flat

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from detectors import Budget
 from service.ingest.events import Floats
+from service.monitor.by_cell import padded
 from service.monitor.findings import Effect, Evidence, Finding, Kind, Severity, Slice, State
 from service.monitor.history import HOUR
 from service.monitor.naming import EVIDENCE_SHOWN
@@ -38,21 +39,6 @@ def by_slice(slices: Slices, streams: list[int], by_cell: Floats) -> Floats:
     """Sums of cells for these slices."""
     sums: Floats = slices.membership() @ padded(by_cell, slices.n_cells)
     return sums[np.array(streams, np.intp)]
-
-
-def grown(by_cell: Floats, n_cells: int) -> Floats:
-    """The same, with room for cells seen since."""
-    if by_cell.size >= n_cells:
-        return by_cell
-    return np.concatenate([by_cell, np.zeros(n_cells - by_cell.size + by_cell.size // 2)])
-
-
-def padded(by_cell: Floats, n_cells: int) -> Floats:
-    """One number for each cell that is known by now."""
-    whole = np.zeros(n_cells)
-    n = min(n_cells, by_cell.size)
-    whole[:n] = by_cell[:n]
-    return whole
 
 
 def share_inside(slices: Slices, slice_: int, other: int, by_cell: Floats) -> float:

@@ -14,6 +14,7 @@ import numpy as np
 
 from service.clock import to_rfc3339
 from service.ingest.events import Bools, EventBatch, Floats, Ints
+from service.monitor.by_cell import grown
 from service.monitor.findings import Finding, Kind, Severity, Slice, State, slice_text
 from service.monitor.held import Held, Open
 from service.monitor.history import HOUR
@@ -23,7 +24,6 @@ from service.monitor.process import (
     Indices,
     a_finding,
     by_slice,
-    grown,
     hazard,
     rates,
     share_inside,

@@ -38,8 +38,9 @@ from detectors.reference import (
     shrink_dispersion,
     without_margin,
 )
-from detectors.summary import CAPPED, EXPOSURE, JUDGED, JUDGED_TWICE, LOSS
+from detectors.summary import CAPPED, EXPOSURE, JUDGED, JUDGED_TWICE, LABELS, LOSS
 from service.ingest.events import Floats, Hashes, Ints
+from service.monitor.makeup import Makeup
 from service.monitor.slices import ROOT, Slices
 
 Indices = npt.NDArray[np.intp]
@@ -48,6 +49,9 @@ LARGEST_PART: Final = 0.5  # a slice with more of the model than this *is* the m
 # Fewer labels wait for the next tick. What a slice's share f of k labels tells grows as f(1 - f);
 # seen k at a time, one part in k of it is lost, and seen one by one all of it.
 MIN_TICK_LABELS: Final = 10
+# Of a calibrated budget: the other classes' proven hazards, two fifths of it, were not seen to
+# bring a false alert for more than one in ten that they may.
+SPENT_ON_SLICES: Final = 0.95
 WATCHING: Final = (
     "everyone",
     "process",
@@ -132,6 +136,7 @@ class Watch:
         self.improvement = ErrorRate(downwards=True)  # of the streams that `everyone` watches
         self.recovery = Recovery()
         self.season = Season()
+        self.makeup = Makeup.of_reference(np.zeros(0))
         self.explained: dict[int, int] = {}  # slices with an alert that another's incident explains
         self.parts: list[int] = []  # slices whose complements `everyone` watches, in stream order
         self.new_dispersion = (1.0, 1.0)  # own, share: of slices seen first after the reference
@@ -205,6 +210,7 @@ class Watch:
         )
         watch.season.dispersion = watch.everyone_dispersion
         watch.learn_season(reference, slices)
+        watch.makeup = Makeup.of_reference(exposure * expected)
         seen, due = membership @ capped, membership @ (exposure * expected)
         watch.disparity.grow(own_shrunk, share_shrunk, seen, due)
         watch.recovery.grow(len(slices))
@@ -233,6 +239,32 @@ class Watch:
         self.explained = before.explained
         self.season = before.season
         self.everyone.open = before.everyone.open
+
+    def go_on_from(self, before: Watch) -> None:
+        """Take over a watch whose reference this one's goes on from, with all that it gathered."""
+        self.take_over(before)
+        for fleet, theirs in (
+            (self.disparity, before.disparity),
+            (self.disparity.own, before.disparity.own),
+        ):
+            fleet.evidence[: len(theirs)] = np.maximum(
+                fleet.evidence[: len(theirs)], theirs.evidence
+            )
+        self.recovery.evidence[: len(before.recovery)] = before.recovery.evidence
+        if self.parts == before.parts:
+            self.everyone.own.evidence[:] = before.everyone.own.evidence
+            self.improvement.evidence[:] = before.improvement.evidence
+
+    def learnt_from(self, rows: Labelled, slices: Slices) -> Labelled:
+        """Those of a tick's rows that are in no slice with an alert, or under suspicion."""
+        if self.everyone.open or self.everyone.meter >= QUARANTINE:
+            return rows.take(np.empty(0, np.intp))
+        suspicion = np.minimum(self.disparity.own.meter, self.disparity.meter)
+        held = self.disparity.open | (suspicion >= QUARANTINE)
+        if not held.any():
+            return rows
+        cells = slices.membership()[np.flatnonzero(held), :].sum(axis=0) > 0
+        return rows.take(np.flatnonzero(~cells[rows.cell]))
 
     def grow(self, slices: Slices) -> None:
         """Watch the slices that were seen since; what they may spend comes from the others."""
@@ -288,6 +320,14 @@ class Watch:
             np.where(np.abs(np.log(heavier)) > np.log(MARGIN), heavier, 1.0),  # else it is chance
         )
 
+    def judged(self, summary: Summary, slices: Slices, seconds: float) -> Outcomes:
+        """The outcomes of a tick, which is so long, with the leeway of slices made up otherwise."""
+        due = self.scale * self.rates_of(slices) * summary.sums[:, JUDGED]
+        self.makeup.add(due, summary.sums[:, LABELS], seconds)
+        doubt = self.rates.doubt(slices.n_cells, float(self.disparity.own.dispersion[ROOT]))
+        leeway = self.makeup.leeway(doubt, slices.membership())
+        return replace(self.outcomes(summary, slices), leeway=leeway)
+
     def detect(
         self,
         outcomes: Outcomes,
@@ -302,7 +342,10 @@ class Watch:
         streams = Outcomes(
             complements(outcomes.observed, self.parts),
             complements(outcomes.expected, self.parts),
-            None if outcomes.spread is None else outcomes.spread[np.full(len(self.everyone), ROOT)],
+            *(
+                None if of_slices is None else of_slices[np.full(len(self.everyone), ROOT)]
+                for of_slices in (outcomes.spread, outcomes.leeway)
+            ),
         )
         self.improvement.gather(streams, spend, np.zeros(len(self.everyone), np.bool_))
         uneven = self.disparity.update(
@@ -324,12 +367,31 @@ class Watch:
         own[live] = self.budget.hazard("slices", orders[live], seconds, watching)
         own[1:] *= 1.0 - self.for_others
         rest = own.copy()
-        if self.calibration is not None:
-            part = float(own[1:].sum()) * WEEK_SECONDS / seconds
-            by_own, by_rest = self.calibration.factors(part)
-            own[1:] *= by_own
-            rest[1:] *= by_rest
+        part = float(own[1:].sum()) * WEEK_SECONDS / seconds
+        if self.calibration is not None and part > 0:
+            raised_own, raised_rest = self._raised(self.calibration)
+            own[1:] *= raised_own / part
+            rest[1:] *= raised_rest / part
         return own, rest
+
+    def _raised(self, calibration: Calibration) -> tuple[float, float]:
+        """What the slices' hazards come to in a week, for each kind of evidence.
+
+        Null weeks tell of slices alone; the other classes' hazards are proven ones.
+        """
+        spend = SPENT_ON_SLICES * self.budget.alerts_a_week * (1.0 - self.for_others)
+        by_own, by_rest = calibration.factors(spend)
+        return spend * by_own, spend * by_rest
+
+    def calibrate(self, calibration: Calibration, own: Floats, rest: Floats) -> None:
+        """Spend by what null weeks tell, and begin as after one of them.
+
+        `own` and `rest` are the evidence then, shape (n_slices, K), per false alert a week.
+        """
+        self.calibration = calibration
+        raised_own, raised_rest = self._raised(calibration)
+        self.disparity.own.evidence[:] = raised_own * own
+        self.disparity.evidence[:] = raised_rest * rest
 
     def scatter(self, n_slices: int) -> Floats:
         """How far counts scatter, for intervals: without the margin that guards evidence.
@@ -496,6 +558,7 @@ class Watch:
             "improvement": self.improvement.save(),
             "recovery": self.recovery.save(),
             "season": self.season.save(),
+            "makeup": self.makeup.save(),
             "explained": list(self.explained.items()),
             "parts": self.parts,
             "new_dispersion": list(self.new_dispersion),
@@ -516,6 +579,7 @@ class Watch:
         watch.improvement.restore(state["improvement"])
         watch.recovery.restore(state["recovery"])
         watch.season.restore(state["season"])
+        watch.makeup = Makeup.restore(state["makeup"])
         watch.parts = list(state["parts"])
         watch.explained = dict(state["explained"])
         own, share = state["new_dispersion"]

@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 import pytest
-from scipy.stats import poisson
+from scipy.stats import binomtest, poisson
 
 from detectors import Budget, Calibration, Disparity, Outcomes
 from detectors.calibration import FACTORS, peaks_of
@@ -17,7 +17,7 @@ from service.ingest.events import Floats
 from service.monitor.config import MonitorConfig
 from service.monitor.null_weeks import Scatter, Sessions, calibrate, learn_watch
 from service.monitor.slices import Slices
-from service.monitor.watch import WATCHING, Labelled, Watch
+from service.monitor.watch import SPENT_ON_SLICES, WATCHING, Labelled, Watch
 
 HOURS: Final = 168
 N_VALUES: Final = 40
@@ -129,7 +129,7 @@ def test_null_weeks_raise_at_most_what_was_promised_and_a_third_at_least(
         start = watch.save()
         for _ in range(2):
             again = Watch.restore(start, 0.0, watch.budget)
-            for _ in range(2):  # the first begins without evidence, and has fewer than the second
+            for _ in range(2):
                 week = labelled(rng, error_rates, session=session)
                 false_alerts += _alarms(again, week, slices)
                 n_weeks += 1
@@ -154,9 +154,10 @@ def test_the_same_reference_gives_the_same_calibration() -> None:
     slices, reference = catalogue(), labelled(rng, rates(rng), hours=48)
     first, second = calibrate(reference, slices), calibrate(reference, slices)
     assert first is not None and second is not None
-    assert first.factors(1.0) == second.factors(1.0)
-    restored = Calibration.restore(first.save())
-    assert restored.factors(3.0) == first.factors(3.0)
+    calibration = first.calibration
+    assert calibration.factors(1.0) == second.calibration.factors(1.0)
+    restored = Calibration.restore(calibration.save())
+    assert restored.factors(3.0) == calibration.factors(3.0)
 
 
 def test_a_reference_of_few_hours_is_left_to_the_proven_hazards_unless_it_is_in_sessions() -> None:
@@ -201,21 +202,41 @@ def test_drawn_losses_scatter_as_the_references_do_and_favour_no_cell() -> None:
 
 
 @pytest.mark.parametrize("watching", [WATCHING, ("inputs", *WATCHING)])
-def test_the_slices_spend_their_part_of_the_promise_and_no_more(watching: tuple[str, ...]) -> None:
-    """Whatever else watches, and whoever takes part of it, keeps what is theirs."""
+def test_slices_spend_what_the_others_proven_hazards_leave(watching: tuple[str, ...]) -> None:
+    """Whatever else watches; but whoever takes part of the slices' share keeps what is theirs."""
     rng = np.random.default_rng(9)
     slices, reference = catalogue(), labelled(rng, rates(rng))
     watch = learn_watch(reference, slices, MonitorConfig())
     assert watch.calibration is not None
     watch.for_others = 0.25
-    part = Budget(1.0).hazard("slices", np.ones(1, np.intp), WEEK_SECONDS, watching)[0]
-    # 0.6 of X, or 0.8 of it where no inputs are watched, less what the others take
-    assert part == pytest.approx(0.6 if "inputs" in watching else 0.8)
     own, rest = watch.hazards(slices, 600.0, watching)
     spent = (own[1:].sum() * WEEK_SECONDS / 600, rest[1:].sum() * WEEK_SECONDS / 600)
-    left = 0.75 * part
+    left = 0.75 * SPENT_ON_SLICES
     by_own, by_rest = watch.calibration.factors(left)
     assert spent == pytest.approx((left * by_own, left * by_rest))
+    everyone = Budget(1.0).hazard("everyone", np.zeros(1, np.intp), 600.0, watching)
+    assert own[0] == rest[0] == everyone[0]
+
+
+def test_the_first_week_brings_as_many_alarms_as_later_ones() -> None:
+    """Evidence begins as after any week; begun at nothing, it takes slices weeks to gather."""
+    slices, ten = catalogue(), MonitorConfig.model_validate({"false_alerts": {"at_most": 10}})
+    n_alarms = np.zeros((2, 2), np.intp)
+    for seed in range(12):
+        rng = np.random.default_rng([14, seed])
+        error_rates = rates(rng)
+        settled = learn_watch(labelled(rng, error_rates), slices, ten)
+        for fleet in (settled.disparity, settled.disparity.own):
+            assert 0 < fleet.meter[1:].min() < fleet.meter[1:].max() < 0.5
+        begun_at_nothing = Watch.restore(settled.save(), 0.0, settled.budget)
+        begun_at_nothing.disparity.evidence[:] = begun_at_nothing.disparity.own.evidence[:] = 0.0
+        for week in range(2):
+            rows = labelled(rng, error_rates)
+            for k, watch in enumerate((settled, begun_at_nothing)):
+                n_alarms[k, week] += _alarms(watch, rows, slices)
+    (first, second), (without, _) = n_alarms.tolist()
+    assert binomtest(first, first + second).pvalue > 0.01
+    assert without < 0.85 * first
 
 
 def test_a_large_slice_scatters_in_drawn_weeks_as_its_own_hours_do() -> None:
@@ -254,7 +275,39 @@ def test_where_labels_are_few_null_weeks_wait_for_as_many_as_the_service_does() 
     rng = np.random.default_rng(13)
     reference = labelled(rng, rates(rng), hours=500)
     few = reference.take(np.sort(rng.choice(len(reference), 500, replace=False)))
-    calibration = calibrate(few, catalogue())
-    assert calibration is not None
+    weeks = calibrate(few, catalogue())
+    assert weeks is not None
+    calibration = weeks.calibration
     assert calibration.rest[:10].min() > 0
     assert max(calibration.factors(1.0)) < FACTORS[1]
+
+
+def test_hours_of_the_day_follow_each_other_where_each_came_more_than_once() -> None:
+    rng = np.random.default_rng(15)
+    sessions = Sessions.of(labelled(rng, rates(rng), hours=60), 1.0)
+    week = sessions.draw(rng, HOURS)
+    np.testing.assert_array_equal(week.clock, np.arange(HOURS) % 24)
+    once = Sessions.of(labelled(rng, rates(rng), hours=30), 1.0)
+    assert (np.diff(once.draw(rng, HOURS).clock) % 24 != 1).any()
+
+
+def test_a_days_swing_is_drawn_as_one_and_what_days_differ_by_is_not_taken_for_it() -> None:
+    """As chance by the hour it would add up for days, and be guarded against as nothing is."""
+    rng = np.random.default_rng(16)
+    error_rates, truth = np.full(N_VALUES, 0.1), np.full(N_VALUES + 1, 0.1)
+    calm = Scatter.of(Sessions.of(labelled(rng, error_rates, hours=96), 1.0), truth)
+    assert calm.session < 0.005
+    np.testing.assert_array_equal(calm.rhythm, 1.0)
+    reference = labelled(rng, error_rates, hours=96)
+    swing = 1 + 0.4 * np.sin(2 * np.pi * np.arange(24) / 24)
+    lost = (rng.random(len(reference)) < 0.1 * swing[reference.hour % 24]).astype(np.float64)
+    swinging = Scatter.of(Sessions.of(replace(reference, capped=lost), 1.0), truth)
+    assert swinging.session < 0.01
+    np.testing.assert_allclose(swinging.rhythm, swing, atol=4 * np.sqrt(0.09 / 1600) / 0.1)
+    # the same hours in another order each day: they differ as much, and by no hour of the day
+    shuffled = np.concatenate([24 * day + rng.permutation(24) for day in range(4)])
+    other = Scatter.of(
+        Sessions.of(replace(reference, capped=lost, hour=shuffled[reference.hour]), 1.0), truth
+    )
+    np.testing.assert_array_equal(other.rhythm, 1.0)
+    assert other.session == pytest.approx(swing.var(), rel=0.3)

@@ -26,6 +26,7 @@ from service.ingest.frame import to_frame
 from service.ingest.json_rows import decode_json
 from service.monitor.findings import State
 from service.monitor.history import HOUR as HISTORY_HOUR
+from service.monitor.monitor import Monitor
 from tests.rows import (
     DAY,
     HOUR,
@@ -60,15 +61,19 @@ def a_fold(config: dict[str, Any] | None = None) -> Fold:
 
 def counts(fold: Fold) -> dict[str, list[float]]:
     """Rows, labels and loss of each slice, and of the model."""
-    known = fold.model("acme", "m")
-    assert known is not None
-    monitor = known[0].monitor
-    assert monitor is not None
+    monitor = monitor_of(fold)
     sums = monitor.slices.membership() @ monitor.history.cells_between(monitor.slices.n_cells)
     by_slice = {
         str(name): row.tolist() for name, row in zip(monitor.slices.names, sums, strict=True)
     }
     return {**by_slice, "model": [monitor.n_predictions, monitor.n_labels, monitor.n_unscored]}
+
+
+def monitor_of(fold: Fold) -> Monitor:
+    known = fold.model("acme", "m")
+    assert known is not None
+    assert known[0].monitor is not None
+    return known[0].monitor
 
 
 def gist(transitions: list[Transition]) -> list[tuple[Any, ...]]:
@@ -371,6 +376,72 @@ def test_a_reference_of_matured_labels_waits_for_them(reference: dict[str, Any])
         known.append(sum(len(part) for part in monitor.reference))
     assert known[-1] >= 60 * (n_hours - 1)  # the last hour is learnt as it closes
     assert until >= START + n_hours * HOUR
+
+
+def test_a_reference_too_short_to_calibrate_on_goes_on_until_it_is_not() -> None:
+    """Two hours of rows are watched by proven hazards, until twelve hours were learnt from."""
+    fold = a_fold()
+    modes, kept = [], []
+    for request in in_requests(Stream(n_predictions=5_000, apart=12 * SECOND).rows(), 100):
+        fold.apply(an_entry(request))
+        monitor = monitor_of(fold)
+        if monitor.watch is not None:
+            modes.append(monitor.watch.mode)
+            kept.append(monitor.reference)
+            reached = (monitor.clock.now - START) / HOUR
+            assert (monitor.watch.mode == "calibrated") == (not monitor.reference)
+            assert monitor.watch.mode == "proven" or reached > 11
+            assert monitor.watch.mode == "calibrated" or reached < 14
+    assert modes == sorted(modes, reverse=True)  # the one, then the other
+    assert modes.count("proven") > 20
+    assert sum(map(len, kept[-modes.count("calibrated") - 1])) > 2_000
+
+
+def test_what_an_alert_is_open_of_is_not_learnt_with_the_rest_of_a_reference() -> None:
+    bad = Stream(n_predictions=5_000, apart=12 * SECOND, bad={"floor": "3"}, onset=0.2, delay=0)
+    fold = a_fold({**SHORT, "order": 1})
+    found = fired(fold_in(fold, bad.rows(), 100))
+    began = START + int(0.2 * 5_000) * bad.apart
+    assert [alert.slice for alert in found] == [(("floor", "3"),)]
+    assert began < found[0].detected_at < START + 12 * HOUR
+    monitor = monitor_of(fold)
+    watch, floor = monitor.watch, monitor.slices.find((("floor", "3"),))
+    assert watch is not None and floor is not None
+    assert watch.mode == "calibrated"
+    assert watch.disparity.open[floor]
+    assert watch.recovery.midpoint[floor] > 1
+    learnt = watch.rates_of(monitor.slices)[monitor.slices.membership()[[floor], :].indices]
+    assert learnt.mean() < 0.25  # of 0.1, and of 0.5 until it was found
+
+
+def test_a_state_that_is_saved_before_it_is_calibrated_goes_on_alike() -> None:
+    whole = saved = a_fold()
+    for request in in_requests(Stream(n_predictions=5_000, apart=12 * SECOND).rows(), 500):
+        if whole is not saved:
+            saved.apply(an_entry(request))
+        whole.apply(an_entry(request))
+        watch = monitor_of(whole).watch
+        if whole is saved and watch is not None:
+            assert watch.mode == "proven"
+            saved = Fold.restore(whole.save())
+    ours, theirs = monitor_of(whole).watch, monitor_of(saved).watch
+    assert ours is not None and theirs is not None
+    assert ours.mode == theirs.mode == "calibrated"
+    np.testing.assert_array_equal(ours.disparity.evidence, theirs.disparity.evidence)
+
+
+def test_labels_that_have_not_matured_take_no_part_in_what_is_told() -> None:
+    """Here the wrong ones come at once, and the right ones after an hour."""
+    rows = Stream(n_predictions=5_000, apart=12 * SECOND, bad={"floor": "3"}, delay=0).rows()
+    assert rows.truth is not None and rows.truth.text is not None
+    is_right = (rows.kind == LABEL) & np.array([v == "yes" for v in rows.truth.text.tolist()])
+    time = np.where(is_right, rows.time + HOUR, rows.time)
+    rows = by_time(replace(rows, time=time))
+    fold = a_fold({**SHORT, "order": 1, "labels": {"matured": "2h"}})
+    alert = fired(fold_in(fold, rows, 100))[0]
+    assert alert.slice == (("floor", "3"),)
+    assert alert.effect.rest_after == pytest.approx(0.1, abs=0.03)
+    assert alert.effect.rows == alert.effect.labels
 
 
 def test_the_onset_is_when_it_began() -> None:

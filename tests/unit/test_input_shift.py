@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from detectors import Shares, dispersion_of_shares
+from detectors import InputsEverywhere, Shares, dispersion_of_shares
+from detectors.scatter import Dispersion
 from detectors.shares import Due, gather
 from service.alerts.alert import Alert
 from service.engine.fold import Fold
@@ -136,6 +137,16 @@ def test_the_mean_of_the_evidence_is_at_most_what_was_spent(share: float) -> Non
     mean = (spent[:, :, 0] * binom.pmf(x, n, share)).sum(axis=1)
     assert (mean <= 1.0 + 1e-9).all()
     assert mean.max() > 0.99
+
+
+def test_what_every_row_has_can_rise_no_further_and_is_evidence_of_nothing() -> None:
+    """However long one looks: hazards that are spent on it alone would come to an alarm one day."""
+    fleet = InputsEverywhere(np.zeros(1, np.intp))
+    always = Shares(np.full((1, 1), 500.0), np.full((1, 1), 500.0))
+    fleet.grow(Dispersion(np.ones((1, 1)), np.zeros((1, 1))), always)
+    for _ in range(200):
+        assert not len(fleet.update(always, np.full(1, 0.1)))
+    assert fleet.meter.max() < 0.01
 
 
 def test_sessions_that_are_all_one_thing_scatter_as_far_as_they_are_long() -> None:
