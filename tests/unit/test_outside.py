@@ -59,7 +59,7 @@ def test_adwin_flags_the_slice_that_got_worse_and_says_that_no_budget_covers_it(
 def test_beside_ours_it_changes_nothing_of_what_ours_say() -> None:
     alone = fold_in(a_fold(["slicewatch"]), BAD.rows())
     beside = fold_in(a_fold(BOTH), BAD.rows())
-    of_ours = [t for t in beside if t.alert.evidence.mode == "proven"]
+    of_ours = [t for t in beside if t.alert.evidence.mode == "calibrated"]
     assert gist(of_ours) == gist(alone)
     of_river = [t.alert for t in beside if t.alert.evidence.mode == "outside the budget"]
     assert FLOOR_3 in {alert.slice for alert in of_river}
