@@ -26,22 +26,25 @@ class Makeup:
 
     learnt: Floats
     now: Floats
-    squares: Floats  # sums of squares over rows of what `now` is the sum of
+    squares: Floats  # sums of squares over units of what `now` is the sum of
 
     @classmethod
     def of_reference(cls, due: Floats) -> Makeup:
         """As the reference's rows are."""
         return cls(due.copy(), np.zeros(due.size), np.zeros(due.size))
 
-    def add(self, due: Floats, rows: Floats, seconds: float) -> None:
-        """Take in a tick, which is so long: what was due of each cell, and of how many rows."""
+    def add(self, due: Floats, squares: Floats, seconds: float) -> None:
+        """Take in a tick, which is so long: what was due of each cell.
+
+        `squares` are sums, over the units that came there by themselves, of its squares.
+        """
         self.learnt, self.now, self.squares = (
             padded(sums, due.size) for sums in (self.learnt, self.now, self.squares)
         )
         kept = np.exp(-seconds / MEMORY_SECONDS)
         self.learnt = self.learnt + due
         self.now = kept * self.now + due
-        self.squares = kept**2 * self.squares + due**2 / np.maximum(rows, 1.0)
+        self.squares = kept**2 * self.squares + squares
 
     def leeway(self, doubt: Floats, membership: csr_array) -> Floats:
         """By what ratio more may be due of each slice than is expected, shape (n_slices,).
@@ -56,7 +59,7 @@ class Makeup:
         -----
         With shares w of what is due of a slice now and v of what was due of it, errors e of the
         rates put what is expected off by `sum (w - v) e` against what the slice has learnt, of
-        variance `sum (w - v)^2 doubt`. What w scatters by for being of few rows is taken off: that
+        variance `sum (w - v)^2 doubt`. What w scatters by for being of few units is taken off: that
         comes and goes. The whole model's is added, for a slice is held to the rest.
         """
         now, learnt = membership @ self.now, membership @ self.learnt

@@ -42,7 +42,7 @@ from service.monitor.label_process import LabelProcess
 from service.monitor.learn import Schema
 from service.monitor.losses import RATIO_LOSSES, SCALED_LOSSES, score
 from service.monitor.naming import Namer
-from service.monitor.null_weeks import is_enough, learn_watch
+from service.monitor.null_weeks import FEWEST_BLOCKS, learn_watch, n_hours
 from service.monitor.observer import Look, Looks, Observer
 from service.monitor.outside import Outside
 from service.monitor.quality import Quality
@@ -194,8 +194,7 @@ class Monitor:
         self.watch.grow(self.slices)
         self.watch.for_others = self.rollout.share + self.discovered.share
         seconds = n_ticks * self.clock.tick / SECOND
-        summary = self.watch.summary(rows, self.slices)
-        outcomes = self.watch.judged(summary, self.slices, seconds)
+        outcomes = self.watch.judged(rows, self.slices, seconds)
         uneven = worldwide = Detections.none()
         if self.config.is_within_budget:
             uneven, worldwide = self.watch.detect(outcomes, self.slices, seconds, self.watching)
@@ -525,7 +524,10 @@ class Monitor:
         self._since_tick = [
             replace(rows, capped=self._capped(rows.loss)) for rows in self._since_tick
         ]
-        self.reference = [reference] if self.watch.mode != self.config.false_alerts.mode else []
+        is_calibrated = self.watch.mode == self.config.false_alerts.mode
+        self.reference = (
+            [] if is_calibrated or n_hours([reference]) >= FEWEST_BLOCKS else [reference]
+        )
         self.reference_until = self.settled_at = rows_at
 
     def _prolong_reference(self, watch: Watch, rows: Labelled) -> None:
@@ -533,7 +535,7 @@ class Monitor:
         self.reference.append(watch.learnt_from(rows, self.slices))
         if sum(len(part) for part in self.reference) > MAX_REFERENCE_LABELS:
             self.reference = []  # it goes on as it is
-        elif is_enough(self.reference):
+        elif n_hours(self.reference) >= FEWEST_BLOCKS:
             prolonged = Labelled.concatenate(self.reference)
             calibrated = learn_watch(prolonged, self.slices, self.config)
             if calibrated.calibration is not None:

@@ -58,10 +58,9 @@ def learn_watch(reference: Labelled, slices: Slices, config: MonitorConfig) -> W
     return watch
 
 
-def is_enough(parts: list[Labelled]) -> bool:
-    """Whether these rows may have the blocks that weeks are drawn from."""
-    hours = np.concatenate([np.unique(part.hour) for part in parts])
-    return int(np.unique(hours).size) >= FEWEST_BLOCKS
+def n_hours(parts: list[Labelled]) -> int:
+    """In how many hours these rows were made: of so many at least are the blocks of weeks drawn."""
+    return int(np.unique(np.concatenate([np.unique(part.hour) for part in parts])).size)
 
 
 def calibrate(reference: Labelled, slices: Slices, alerts_a_week: float = 1.0) -> NullWeeks | None:

@@ -38,7 +38,7 @@ from detectors.reference import (
     shrink_dispersion,
     without_margin,
 )
-from detectors.summary import CAPPED, EXPOSURE, JUDGED, JUDGED_TWICE, LABELS, LOSS
+from detectors.summary import CAPPED, EXPOSURE, JUDGED, JUDGED_TWICE, LOSS
 from service.ingest.events import Floats, Hashes, Ints
 from service.monitor.makeup import Makeup
 from service.monitor.slices import ROOT, Slices
@@ -320,10 +320,13 @@ class Watch:
             np.where(np.abs(np.log(heavier)) > np.log(MARGIN), heavier, 1.0),  # else it is chance
         )
 
-    def judged(self, summary: Summary, slices: Slices, seconds: float) -> Outcomes:
+    def judged(self, rows: Labelled, slices: Slices, seconds: float) -> Outcomes:
         """The outcomes of a tick, which is so long, with the leeway of slices made up otherwise."""
-        due = self.scale * self.rates_of(slices) * summary.sums[:, JUDGED]
-        self.makeup.add(due, summary.sums[:, LABELS], seconds)
+        summary = self.summary(rows, slices)
+        due = self.scale * self.rates_of(slices)
+        self.makeup.add(
+            due * summary.sums[:, JUDGED], due**2 * _squares(rows, slices.n_cells), seconds
+        )
         doubt = self.rates.doubt(slices.n_cells, float(self.disparity.own.dispersion[ROOT]))
         leeway = self.makeup.leeway(doubt, slices.membership())
         return replace(self.outcomes(summary, slices), leeway=leeway)
@@ -597,6 +600,21 @@ def _due(membership: csr_array, sums: Floats, rates: Floats) -> tuple[Floats, Fl
     due = membership @ (rates * sums[:, JUDGED])
     squared = membership @ (rates * sums[:, JUDGED_TWICE])
     return due, np.divide(squared, due, out=np.ones(due.size), where=due > 0)
+
+
+def _squares(rows: Labelled, n_cells: int) -> Floats:
+    """Of each cell, the sum over its sessions of their exposure's square; a lone row is one."""
+    exposure = rows.evidence_weight * rows.exposure
+    cell = rows.cell
+    if rows.cluster.any():
+        lone = np.arange(1, len(rows) + 1, dtype=np.uint64)
+        name = np.where(rows.cluster != 0, rows.cluster, lone)
+        order = np.lexsort((cell, name))
+        name, cell = name[order], cell[order]
+        first = np.flatnonzero((np.diff(name) != 0) | (np.diff(cell) != 0)) + 1
+        first = np.concatenate([[0], first])[: len(rows)]
+        exposure, cell = np.add.reduceat(exposure[order], first), cell[first]
+    return np.bincount(cell, exposure**2, minlength=n_cells).astype(np.float64)
 
 
 def _mixed(log_e: Floats) -> float:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.sparse import csr_array
 
 from detectors import Disparity, Outcomes, fit_cell_rates
 from service.monitor.makeup import DEVIATIONS, Makeup
+from service.monitor.watch import Labelled, _squares
 
 ALL = csr_array(np.array([[1.0, 1, 1, 1], [1, 1, 0, 0], [0, 0, 1, 1], [1, 0, 0, 0]]))
 DOUBT = np.array([0.01, 0.2, 0.01, 0.01])
@@ -17,7 +20,7 @@ DAY = 24 * 3600.0
 def leeway(before: list[float], now: list[float], days: float = 10.0) -> list[float]:
     makeup = Makeup.of_reference(np.array(before))
     for _ in range(round(24 * days)):
-        makeup.add(np.array(now) / 1e9, np.full(4, 1e9), DAY / 24)  # many rows, and little to learn
+        makeup.add(np.array(now) / 1e9, np.zeros(4), DAY / 24)  # many rows, and little to learn
     found: list[float] = makeup.leeway(DOUBT, ALL).tolist()
     return found
 
@@ -41,7 +44,7 @@ def test_few_rows_are_no_other_makeup() -> None:
     found = []
     for _ in range(400):
         rows = rng.poisson(1.0, 4).astype(np.float64)
-        makeup.add(rows / 1e6, rows, 3600.0)  # a day of them is 24 of each cell
+        makeup.add(rows / 1e6, rows / 1e12, 3600.0)  # a day of them is 24 of each cell
         found.append(makeup.leeway(DOUBT, ALL)[1])
     mean = float(np.mean(np.square(np.array(found[48:]) - 1.0)))
     # the shares of 48 rows in two cells scatter by 1 / (4 x 24) or less, which is taken off
@@ -64,9 +67,22 @@ def test_who_comes_instead_is_no_evidence_though_what_they_lose_was_hardly_known
         found = 0
         for _ in range(24 * 7):
             now = np.array([100.0, 40, 300, 300])
-            makeup.add(now * due, now, 3600.0)
+            makeup.add(now * due, now * due**2, 3600.0)
             allowed = makeup.leeway(rates.doubt(4, 1.0), ALL) if holds_leeway else None
             outcomes = Outcomes(ALL @ (now * truth), ALL @ (now * due), leeway=allowed)
             found += int((fleet.update(outcomes, np.full(4, 1e-4)).slices == 1).sum())
         alarms.append(found)
     assert alarms[0] > 0 == alarms[1]
+
+
+def test_rows_of_a_session_are_one_unit_in_each_of_its_cells() -> None:
+    cell = np.array([0, 0, 1, 1, 1, 0])
+    cluster = np.array([7, 7, 7, 8, 0, 0], np.uint64)
+    ones = np.ones(6)
+    zeros = np.zeros(6, np.int64)
+    none = zeros.astype(np.int16), zeros.astype(np.uint64), zeros.astype(np.uint8)
+    rows = Labelled(cell, zeros, cluster, ones, ones, ones, 2 * ones, ones, *none)
+    # of cell 0 a session of two rows and a lone one, of cell 1 two sessions' and a lone one
+    assert _squares(rows, 3).tolist() == [16.0 + 4.0, 4.0 + 4.0 + 4.0, 0.0]
+    alone = replace(rows, cluster=np.zeros(6, np.uint64))
+    assert _squares(alone, 3).tolist() == [12.0, 12.0, 0.0]
