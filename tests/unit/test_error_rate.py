@@ -134,7 +134,7 @@ def test_a_suspicious_slice_is_not_learnt_from() -> None:
     fleet = ErrorRate()
     fleet.grow(np.ones(2), np.full(2, 1000.0), np.full(2, 1000.0))
     before = fleet.save()
-    fleet.update(Outcomes(np.array([82.0, 40.0]), np.full(2, 50.0)), np.full(2, 1e-3))
+    fleet.update(Outcomes(np.array([81.0, 40.0]), np.full(2, 50.0)), np.full(2, 1e-3))
     assert QUARANTINE <= fleet.meter[0] < 1.0
     assert fleet.shape[0] == before["shape"][0]
     assert fleet.shape[1] == before["shape"][1] + 40

@@ -29,7 +29,8 @@ REFERENCE: Final = 2_000  # rows that ours learns from before it watches
 BEFORE: Final = 5_000  # events before the change, the reference included
 HORIZON: Final = 20_000  # events after it; what is not found by then is missed
 RATIOS: Final = (1.5, 2.0, 4.0)
-BUDGETS: Final = (1e3, 3e3, 1e4, 3e4, 1e5, 1e6, 1e7)  # events for which one false alarm is promised
+# Events for which one false alarm is promised
+BUDGETS: Final = (1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 3e5, 1e6, 1e7)
 SHOWN: Final = 1e5
 RATE: Final = 0.05
 REFERENCES: Final = (200, 1_000, 5_000, 20_000, 100_000)
