@@ -238,6 +238,11 @@ class Count:
     rows: int  # predictions judged
 
     @property
+    def is_spent(self) -> bool:
+        """Whether a third of the budget at least was seen."""
+        return 3 * self.false >= self.budget * self.weeks
+
+    @property
     def is_kept(self) -> bool:
         """Whether so many are what the budget would bring in one of a hundred such trials."""
         return bool(poisson.sf(self.false - 1, self.budget * self.weeks) >= LEVEL)
@@ -345,6 +350,8 @@ def table(effort: Effort, counted: Sequence[Count]) -> Table:
         row.append(_cell(count))
     weeks = sum(count.weeks for count in counted) // (len(BUDGETS) * len(MODES))
     broken = sum(not count.is_kept for count in counted)
+    calibrated = [c for c in counted if c.mode == "calibrated" and c.budget >= 1]
+    spent = sum(count.is_spent for count in calibrated)
     scale = f", times {effort.world_traffic:g}" if effort.world_traffic != 1 else ""
     return Table(
         "2.9 The promise, on the whole pipeline",
@@ -364,7 +371,8 @@ def table(effort: Effort, counted: Sequence[Count]) -> Table:
             f"**{broken} of {len(counted)}** break the promise (one-sided Poisson test at 1 %)."
             if broken
             else f"None of {len(counted)} breaks the promise (one-sided Poisson test at 1 %)."
-        ),
+        )
+        + f" Calibrated, {spent} of {len(calibrated)} come to a third at least of 1 and 10 a week.",
     )
 
 
