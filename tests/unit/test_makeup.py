@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_array
 
-from detectors import Disparity, Outcomes, fit_cell_rates
+from detectors import Disparity, ErrorRate, Outcomes, fit_cell_rates
 from service.monitor.makeup import DEVIATIONS, Makeup
-from service.monitor.watch import Labelled, _squares
+from service.monitor.watch import Labelled, _downwards, _squares
 
 ALL = csr_array(np.array([[1.0, 1, 1, 1], [1, 1, 0, 0], [0, 0, 1, 1], [1, 0, 0, 0]]))
 DOUBT = np.array([0.01, 0.2, 0.01, 0.01])
@@ -86,3 +86,14 @@ def test_rows_of_a_session_are_one_unit_in_each_of_its_cells() -> None:
     assert _squares(rows, 3).tolist() == [16.0 + 4.0, 4.0 + 4.0 + 4.0, 0.0]
     alone = replace(rows, cluster=np.zeros(6, np.uint64))
     assert _squares(alone, 3).tolist() == [12.0, 12.0, 0.0]
+
+
+def test_what_may_be_due_less_is_not_taken_for_an_improvement() -> None:
+    fleet, doubted = ErrorRate(downwards=True), ErrorRate(downwards=True)
+    for each in (fleet, doubted):
+        each.grow(np.ones(1), np.full(1, 5_000.0), np.full(1, 5_000.0))
+    tick = Outcomes(np.full(1, 80.0), np.full(1, 100.0), leeway=np.full(1, 1.3))
+    for _ in range(10):
+        fleet.gather(replace(tick, leeway=None), np.full(1, 1e-4), np.zeros(1, np.bool_))
+        doubted.gather(_downwards(tick), np.full(1, 1e-4), np.zeros(1, np.bool_))
+    assert fleet.meter[0] > 1 > 1e-3 > doubted.meter[0]
