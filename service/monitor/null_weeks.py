@@ -162,6 +162,7 @@ class Sessions:
     them would hide it.
     """
 
+    row: Indices  # which of the reference's own it is
     session: Indices
     cell: Indices
     block: Indices  # in which the session began
@@ -190,6 +191,7 @@ class Sessions:
         keys, pair = np.unique(session * n_cells + rows.cell, return_inverse=True)
         weight = rows.evidence_weight * scale
         return cls(
+            row=np.arange(keys.size),
             session=keys // n_cells,
             cell=keys % n_cells,
             block=block[keys // n_cells],
@@ -217,11 +219,12 @@ class Sessions:
         place = np.repeat(np.arange(blocks.size), n)
         within = np.arange(place.size) - np.repeat(np.cumsum(n) - n, n)
         rows = order[start[blocks][place] + within]
-        n_sessions = int(self.session.max()) + 1
-        _, session = np.unique(place * n_sessions + self.session[rows], return_inverse=True)
+        session = self.session[rows]  # whose rows follow each other
+        is_first = (np.diff(session, prepend=-1) != 0) | (np.diff(place, prepend=-1) != 0)
         return replace(
             self,
-            session=session,
+            row=self.row[rows],
+            session=np.cumsum(is_first) - 1,
             cell=self.cell[rows],
             block=place,
             exposure=self.exposure[rows],
@@ -242,8 +245,9 @@ class Sessions:
 
     def by_tick(self, values: Floats, n_ticks: int, slices: Slices) -> Floats:
         """Sums per tick and slice, shape (n_ticks, n_slices): a week's blocks dealt evenly."""
-        tick = self.block * n_ticks // self.n_blocks
-        cells = csr_array((values, (tick, self.cell)), shape=(n_ticks, slices.n_cells))
+        tick = self.block * n_ticks // self.n_blocks  # rises along rows, for blocks were taken
+        start = np.searchsorted(tick, np.arange(n_ticks + 1))
+        cells = csr_array((values, self.cell, start), shape=(n_ticks, slices.n_cells))
         return np.ascontiguousarray((slices.membership() @ cells.T).toarray().T)
 
 
@@ -251,6 +255,7 @@ class Sessions:
 class Scatter:
     """How losses scatter around what is due: as those of the reference's own sessions do."""
 
+    sessions: Sessions  # the reference's own
     rhythm: Floats  # by how much more is lost at each hour of the day, shape (24,)
     session: float  # variance of the ratio that all of a session's cells share
     due: Floats  # of a session's rows of one cell, rising, shape (n,)
@@ -270,20 +275,23 @@ class Scatter:
         order = np.argsort(due, kind="stable")
         ratio = (sessions.loss / (due * common[sessions.session]))[order]
         level = float(due.sum() / max((due[order] * ratio).sum(), 1e-12))
-        return cls(rhythm, shared, due[order], level * ratio)
+        return cls(sessions, rhythm, shared, due[order], level * ratio)
 
     def draw(self, rng: np.random.Generator, sessions: Sessions, rates: Floats) -> Floats:
-        """Losses at these rates, one for a session and cell: each as another's of like size."""
-        due = sessions.exposure * rates[sessions.cell]
-        due *= self.rhythm[sessions.clock[sessions.block]]
-        n = self.due.size
+        """Losses at these rates, one for a session and cell: each as another's of like size.
+
+        `sessions` are drawn from the reference's own.
+        """
+        own, n = self.sessions, self.due.size
+        due = own.exposure * rates[own.cell] * self.rhythm[own.clock[own.block]]
         here, smaller, larger = (
             np.searchsorted(self.due, due * ratio) for ratio in (1.0, 1 / ALIKE, ALIKE)
         )
         lowest = np.minimum(smaller, here - NEIGHBOURS)
         highest = np.maximum(larger, here + NEIGHBOURS)
-        other = rng.integers(np.clip(lowest, 0, n - 1), np.clip(highest, 1, n))
-        losses: Floats = due * self.ratio[other]
+        lowest, highest = np.clip(lowest, 0, n - 1), np.clip(highest, 1, n)
+        other = rng.integers(lowest[sessions.row], highest[sessions.row])
+        losses: Floats = due[sessions.row] * self.ratio[other]
         if self.session > 0:
             shape = 1 / self.session
             shared = rng.gamma(shape, self.session, int(sessions.session.max()) + 1)
