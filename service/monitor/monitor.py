@@ -42,7 +42,12 @@ from service.monitor.label_process import LabelProcess
 from service.monitor.learn import Schema
 from service.monitor.losses import RATIO_LOSSES, SCALED_LOSSES, score
 from service.monitor.naming import Namer
-from service.monitor.null_weeks import FEWEST_BLOCKS, learn_watch, n_hours
+from service.monitor.null_weeks import (
+    FEWEST_BLOCKS,
+    can_be_drawn_from,
+    learn_watch,
+    n_hours,
+)
 from service.monitor.observer import Look, Looks, Observer
 from service.monitor.outside import Outside
 from service.monitor.quality import Quality
@@ -535,12 +540,10 @@ class Monitor:
         self.reference.append(watch.learnt_from(rows, self.slices))
         if sum(len(part) for part in self.reference) > MAX_REFERENCE_LABELS:
             self.reference = []  # it goes on as it is
-        elif n_hours(self.reference) >= FEWEST_BLOCKS:
+        elif can_be_drawn_from(self.reference):
             prolonged = Labelled.concatenate(self.reference)
-            calibrated = learn_watch(prolonged, self.slices, self.config)
-            if calibrated.calibration is not None:
-                calibrated.go_on_from(watch)
-                self.watch, self.reference = calibrated, []
+            self.watch, self.reference = learn_watch(prolonged, self.slices, self.config), []
+            self.watch.go_on_from(watch)
 
     def reconfigure(self, config: MonitorConfig) -> None:
         """Take up what may change while watching: tolerance, budget, horizon, shown rows."""

@@ -59,8 +59,17 @@ def learn_watch(reference: Labelled, slices: Slices, config: MonitorConfig) -> W
 
 
 def n_hours(parts: list[Labelled]) -> int:
-    """In how many hours these rows were made: of so many at least are the blocks of weeks drawn."""
+    """In how many hours these rows were made."""
     return int(np.unique(np.concatenate([np.unique(part.hour) for part in parts])).size)
+
+
+def can_be_drawn_from(parts: list[Labelled]) -> bool:
+    """Whether these rows have as many hours in which a session began as weeks are drawn from."""
+    if n_hours(parts) < FEWEST_BLOCKS:
+        return False
+    columns = ([getattr(part, name) for part in parts] for name in ("cluster", "hour"))
+    _, _, began = _begun(*map(np.concatenate, columns))
+    return bool(np.unique(began).size >= FEWEST_BLOCKS)
 
 
 def calibrate(reference: Labelled, slices: Slices, alerts_a_week: float = 1.0) -> NullWeeks | None:
@@ -178,10 +187,7 @@ class Sessions:
     @classmethod
     def of(cls, rows: Labelled, scale: float) -> Sessions:
         """The sessions of rows whose weights are to be multiplied by `scale`."""
-        name = np.where(rows.cluster != 0, rows.cluster, rows.hour.astype(np.uint64))
-        _, first, session = np.unique(name, return_index=True, return_inverse=True)
-        began: Ints = np.full(first.size, int(rows.hour.max()))
-        np.minimum.at(began, session, rows.hour)
+        first, session, began = _begun(rows.cluster, rows.hour)
         hours, block = np.unique(began, return_inverse=True)
         clock = (hours % DAY_HOURS).astype(np.intp)
         if hours.size < FEWEST_BLOCKS <= first.size and rows.cluster.all():
@@ -249,6 +255,15 @@ class Sessions:
         start = np.searchsorted(tick, np.arange(n_ticks + 1))
         cells = csr_array((values, self.cell, start), shape=(n_ticks, slices.n_cells))
         return np.ascontiguousarray((slices.membership() @ cells.T).toarray().T)
+
+
+def _begun(cluster: Hashes, hour: Ints) -> tuple[Indices, Indices, Ints]:
+    """The first row of each session, the session of each row, and the hour that each began in."""
+    name = np.where(cluster != 0, cluster, hour.astype(np.uint64))
+    _, first, session = np.unique(name, return_index=True, return_inverse=True)
+    began: Ints = np.full(first.size, int(hour.max()))
+    np.minimum.at(began, session, hour)
+    return first, session, began
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,13 @@ from detectors.calibration import FACTORS, peaks_of
 from detectors.multiplicity import WEEK_SECONDS
 from service.ingest.events import Floats
 from service.monitor.config import MonitorConfig
-from service.monitor.null_weeks import Scatter, Sessions, calibrate, learn_watch
+from service.monitor.null_weeks import (
+    Scatter,
+    Sessions,
+    calibrate,
+    can_be_drawn_from,
+    learn_watch,
+)
 from service.monitor.slices import Slices
 from service.monitor.watch import SPENT_ON_SLICES, WATCHING, Labelled, Watch
 
@@ -169,6 +175,19 @@ def test_a_reference_of_few_hours_is_left_to_the_proven_hazards_unless_it_is_in_
     assert calibrate(in_sessions, slices) is not None
     one_without = np.append(in_sessions.cluster[:-1], np.uint64(0))
     assert calibrate(replace(in_sessions, cluster=one_without), slices) is None
+
+
+@pytest.mark.parametrize("hours", [11, 12, 13])
+def test_rows_can_be_drawn_from_just_where_they_calibrate(hours: int) -> None:
+    """So nothing is fitted in vain, tick for tick, while sessions outlast the hours they are in."""
+    rng = np.random.default_rng(17)
+    slices, rows = catalogue(), labelled(rng, rates(rng), hours=hours)
+    by_hour = [rows.take(np.flatnonzero(rows.hour == hour)) for hour in range(hours)]
+    assert can_be_drawn_from(by_hour) == (calibrate(rows, slices) is not None) == (hours >= 12)
+    long = replace(rows, cluster=(1 + rows.hour // 6).astype(np.uint64))
+    long.cluster[0] = 0
+    assert not can_be_drawn_from([long])
+    assert calibrate(long, slices) is None
 
 
 def test_proven_hazards_stay_what_they_are_told_to_be() -> None:
