@@ -125,7 +125,7 @@ class ErrorRate:
         x, e = outcomes.observed[active] / scale, outcomes.expected[active] / scale
         log_e = log_e_own_reference(
             x,
-            outcomes.tolerated(active, self.tolerance) * e,
+            outcomes.tolerated(active, self.tolerance, self.downwards) * e,
             self.shape[active],
             self.rate[active],
             self.ratios.take(active, axis=0),

@@ -42,8 +42,8 @@ class Outcomes:
         How many times further than in the reference independent rows of this tick scatter, because
         they stand for more others each, or for fewer. It is known before their outcomes.
     leeway : float64, shape (n_slices,), optional
-        By what ratio more may be due than is expected, for who is in a slice are others than those
-        of whom that is known. It is known before their outcomes, too.
+        By what ratio more, or less, may be due than is expected, for who is in a slice are others
+        than those of whom that is known. It is known before their outcomes, too.
     """
 
     observed: Floats
@@ -51,8 +51,10 @@ class Outcomes:
     spread: Floats | None = None
     leeway: Floats | None = None
 
-    def tolerated(self, slices: Indices, tolerance: float) -> Floats | float:
-        """The ratio to what is expected that is held against none of these slices.
+    def tolerated(
+        self, slices: Indices, tolerance: float, downwards: bool = False
+    ) -> Floats | float:
+        """The ratio to what is expected that is held against none of these slices, or for them.
 
         Examples
         --------
@@ -60,7 +62,10 @@ class Outcomes:
         >>> Outcomes(one, one, leeway=np.array([1.1])).tolerated(np.array([0]), 1.2).round(2)
         array([1.32])
         """
-        return tolerance if self.leeway is None else tolerance * self.leeway[slices]
+        if self.leeway is None:
+            return tolerance
+        leeway = self.leeway[slices]
+        return tolerance / leeway if downwards else tolerance * leeway
 
     def divisors(self, slices: Indices, dispersion: Floats) -> Floats:
         """What counts of this tick are to be divided by.

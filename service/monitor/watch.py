@@ -350,7 +350,7 @@ class Watch:
                 for of_slices in (outcomes.spread, outcomes.leeway)
             ),
         )
-        self.improvement.gather(_downwards(streams), spend, np.zeros(len(self.everyone), np.bool_))
+        self.improvement.gather(streams, spend, np.zeros(len(self.everyone), np.bool_))
         uneven = self.disparity.update(
             self._clumped(outcomes), hazard, self.everyone_improved, hazard_rest
         )
@@ -615,11 +615,6 @@ def _squares(rows: Labelled, n_cells: int) -> Floats:
         first = np.concatenate([[0], first])[: len(rows)]
         exposure, cell = np.add.reduceat(exposure[order], first), cell[first]
     return np.bincount(cell, exposure**2, minlength=n_cells).astype(np.float64)
-
-
-def _downwards(outcomes: Outcomes) -> Outcomes:
-    """The same where it is asked if less was lost: as much less may be due as else may be more."""
-    return outcomes if outcomes.leeway is None else replace(outcomes, leeway=1.0 / outcomes.leeway)
 
 
 def _mixed(log_e: Floats) -> float:

@@ -10,7 +10,7 @@ from scipy.sparse import csr_array
 
 from detectors import Disparity, ErrorRate, Outcomes, fit_cell_rates
 from service.monitor.makeup import DEVIATIONS, Makeup
-from service.monitor.watch import Labelled, _downwards, _squares
+from service.monitor.watch import Labelled, _squares
 
 ALL = csr_array(np.array([[1.0, 1, 1, 1], [1, 1, 0, 0], [0, 0, 1, 1], [1, 0, 0, 0]]))
 DOUBT = np.array([0.01, 0.2, 0.01, 0.01])
@@ -95,5 +95,5 @@ def test_what_may_be_due_less_is_not_taken_for_an_improvement() -> None:
     tick = Outcomes(np.full(1, 80.0), np.full(1, 100.0), leeway=np.full(1, 1.3))
     for _ in range(10):
         fleet.gather(replace(tick, leeway=None), np.full(1, 1e-4), np.zeros(1, np.bool_))
-        doubted.gather(_downwards(tick), np.full(1, 1e-4), np.zeros(1, np.bool_))
+        doubted.gather(tick, np.full(1, 1e-4), np.zeros(1, np.bool_))
     assert fleet.meter[0] > 1 > 1e-3 > doubted.meter[0]
